@@ -1,0 +1,183 @@
+"""The local database: it holds the business tables and ours, and hands out transactions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pymysql
+
+from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
+from rmq_txn.identity import new_txn_id
+from rmq_txn.pool import NO_SUCH_THREAD, ConnectionPool, error_code, parse_url
+from rmq_txn.session import Session, SessionState
+from rmq_txn.sql import STATEMENTS
+from rmq_txn.transaction import Transaction
+
+
+class Database:
+    """
+    A MySQL or MariaDB database that holds both the business tables and ours. Thread-safe.
+
+    Make it with `Database.mysql`. Connections are opened at first use, with autocommit off. Must
+    not have been used before a fork.
+    """
+
+    def __init__(self, pool: ConnectionPool, checks: ConnectionPool) -> None:
+        self._pool = pool
+        self._checks = checks
+
+    @classmethod
+    def mysql(
+        cls,
+        url: str,
+        *,
+        pool_size: int = 16,
+        pool_wait_seconds: float = 5.0,
+        connect_timeout_seconds: float = 5.0,
+        statement_timeout_seconds: float = 10.0,
+        lock_wait_seconds: int = 5,
+        idle_timeout_seconds: int = 60,
+    ) -> Database:
+        """
+        Describe a database; nothing is connected yet.
+
+        Args:
+            url: `mysql://user:password@host:port/database`, percent-encoded where needed. Query
+                parameters are passed to PyMySQL: `charset`, `unix_socket`, `ssl_ca`.
+            pool_size: connections for transactions; at least the consumer's threads. Check-backs
+                have up to two of their own, so a full pool does not silence them.
+            pool_wait_seconds: how long a transaction waits for a free connection.
+            connect_timeout_seconds: to open a connection.
+            statement_timeout_seconds: the longest silence of the server inside one statement; a
+                longer one counts as a lost connection.
+            lock_wait_seconds: `innodb_lock_wait_timeout` of our sessions, whole seconds; must be
+                below `statement_timeout_seconds`.
+            idle_timeout_seconds: `wait_timeout` of our sessions, whole seconds: how long the server
+                keeps a transaction whose client went silent.
+
+        Raises:
+            SettingsError: the URL or a number is not usable.
+        """
+        for name, value in (
+            ("pool_size", pool_size),
+            ("pool_wait_seconds", pool_wait_seconds),
+            ("connect_timeout_seconds", connect_timeout_seconds),
+            ("statement_timeout_seconds", statement_timeout_seconds),
+            ("lock_wait_seconds", lock_wait_seconds),
+            ("idle_timeout_seconds", idle_timeout_seconds),
+        ):
+            if isinstance(value, bool) or not value > 0:
+                raise SettingsError(f"{name} is {value!r}, it must be more than 0")
+        for name, value in (
+            ("pool_size", pool_size),
+            ("lock_wait_seconds", lock_wait_seconds),
+            ("idle_timeout_seconds", idle_timeout_seconds),
+        ):
+            if not isinstance(value, int):
+                raise SettingsError(f"{name} is {value!r}, it must be a whole number")
+        if lock_wait_seconds >= statement_timeout_seconds:
+            raise SettingsError(
+                f"lock_wait_seconds is {lock_wait_seconds}, it must be below "
+                f"statement_timeout_seconds ({statement_timeout_seconds:g}): a lock wait would look "
+                "like a lost connection"
+            )
+        parameters = parse_url(url) | {
+            "connect_timeout": connect_timeout_seconds,
+            "read_timeout": statement_timeout_seconds,
+            "write_timeout": statement_timeout_seconds,
+            "autocommit": False,
+        }
+        checks = parameters | {"read_timeout": 4.0, "write_timeout": 4.0, "connect_timeout": 2.0}
+        set_session = "SET SESSION innodb_lock_wait_timeout = {:d}, wait_timeout = {:d}"
+        parameters["init_command"] = set_session.format(lock_wait_seconds, idle_timeout_seconds)
+        # The native client has one check thread: one waiting check holds up all others.
+        checks["init_command"] = set_session.format(1, idle_timeout_seconds)
+        return cls(
+            ConnectionPool(parameters, size=pool_size, wait_seconds=pool_wait_seconds),
+            ConnectionPool(checks, size=2, wait_seconds=2.0),
+        )
+
+    @property
+    def pool_size(self) -> int:
+        """How many transactions can be open at once."""
+        return self._pool.size
+
+    def begin(self, txn_id: str) -> Session:
+        """
+        Open a guarded transaction: BEGIN on a live connection, then the tripwire.
+
+        Raises:
+            DatabaseUnavailableError: no connection in time.
+        """
+        return Session(self._pool, txn_id, guarded=True)
+
+    @contextmanager
+    def transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
+        """
+        Run a plain local transaction: COMMIT at the end of the block, ROLLBACK if it raises.
+
+        For reading, and for writes that publish nothing; `TransactionProducer.transaction` is the
+        one that can publish.
+
+        Args:
+            read_only: end with ROLLBACK in any case, so that no COMMIT can be in doubt.
+
+        Raises:
+            DatabaseUnavailableError: nothing was committed.
+            TransactionLostError: the server ended the transaction before COMMIT.
+            InDoubtError: the answer to COMMIT was lost.
+        """
+        session = self.begin(new_txn_id())
+        try:
+            yield Transaction(session)
+            if read_only:
+                session.rollback()
+            else:
+                session.commit()
+        except BaseException as error:
+            session.rollback()
+            if session.state is SessionState.COMMITTING and isinstance(error, pymysql.MySQLError):
+                raise InDoubtError("the answer to COMMIT was lost", txn_id=session.txn_id) from error
+            raise
+
+    def begin_check(self, txn_id: str) -> Session:
+        """Open a transaction for a check-back: its own connections, a lock wait of 1 s."""
+        return Session(self._checks, txn_id, guarded=False)
+
+    def kill(self, connection_id: int) -> None:
+        """
+        End a connection of ours on the server, with its open transaction. Gone already is fine.
+
+        Raises:
+            DatabaseUnavailableError: the server can't be asked.
+        """
+        session = self.begin_check("kill")
+        try:
+            session.execute(STATEMENTS["kill_connection"], (connection_id,))
+        except pymysql.err.MySQLError as error:
+            if error_code(error) != NO_SUCH_THREAD:
+                raise
+        finally:
+            session.rollback()
+
+    def is_reachable(self) -> bool:
+        """Whether a connection can be had now."""
+        try:
+            self.begin_check("probe").rollback()
+        except DatabaseUnavailableError:
+            return False
+        return True
+
+    def wait_until_reachable(self, give_up: threading.Event, longest_pause_seconds: float) -> None:
+        """Block until a connection can be had, with growing pauses, or until `give_up` is set."""
+        pause = 0.1
+        while not give_up.is_set() and not self.is_reachable():
+            give_up.wait(pause)
+            pause = min(pause * 2, longest_pause_seconds)
+
+    def close(self) -> None:
+        """Close the idle connections and refuse further use. Idempotent."""
+        self._pool.close()
+        self._checks.close()

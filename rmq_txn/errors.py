@@ -1,0 +1,103 @@
+"""
+Every error this package raises on purpose. A leaf exists only where a caller acts differently.
+
+    RmqTxnError
+    ├── InvalidMessageError      refused before anything was sent or written
+    ├── SettingsError            a setting or a registration is wrong
+    ├── LifecycleError           used before start, after close, in another process, nested
+    ├── NativeLibraryError       the RocketMQ client library is missing or unusable
+    ├── SchemaError              our tables are missing or older than this package
+    ├── DatabaseUnavailableError the database did not answer; nothing was committed
+    ├── BrokerUnavailableError   the broker could not be reached at start
+    └── TransactionError         the outcome of one transaction
+        ├── HalfMessageError     broker did not take it, nothing committed, safe to retry
+        ├── FencedError          a check-back said ROLLBACK first, nothing committed
+        ├── TransactionLostError the server ended our transaction behind our back
+        └── InDoubtError         nobody can say yet; check-back will
+"""
+
+from __future__ import annotations
+
+
+class RmqTxnError(Exception):
+    """Root of every error raised by this package."""
+
+
+class InvalidMessageError(RmqTxnError, ValueError):
+    """A message was refused before anything was sent or written."""
+
+
+class SettingsError(RmqTxnError, ValueError):
+    """A setting or a registration is wrong; the message says what is allowed."""
+
+
+class LifecycleError(RmqTxnError, RuntimeError):
+    """An object was used in a state, thread or process in which it can't work."""
+
+
+class NativeLibraryError(RmqTxnError):
+    """The native RocketMQ client library is missing or fails its self-check."""
+
+
+class SchemaError(RmqTxnError):
+    """The tables of this package are missing from the database, or older than the package."""
+
+
+class DatabaseUnavailableError(RmqTxnError):
+    """
+    The database did not answer.
+
+    When it is raised out of a transaction, nothing of that transaction was committed.
+    """
+
+
+class BrokerUnavailableError(RmqTxnError):
+    """The broker or its name server could not be reached; nothing was sent."""
+
+
+class TransactionError(RmqTxnError):
+    """
+    Base of the outcomes of one transaction that are not a commit.
+
+    Attributes:
+        txn_id: the id that every log line, row and message of this transaction carries.
+    """
+
+    def __init__(self, message: str, *, txn_id: str) -> None:
+        super().__init__(f"{message} (txn_id {txn_id})")
+        self.txn_id = txn_id
+
+
+class HalfMessageError(TransactionError):
+    """
+    The broker did not take a half message, so the local transaction was not committed.
+
+    Orphan half messages may exist on the broker; check-back rolls them back. Safe to retry.
+    """
+
+
+class FencedError(TransactionError):
+    """
+    A check-back answered ROLLBACK before the local transaction could commit; nothing was written.
+
+    Happens when the broker asked before the log row existed: a long stall. Safe to retry.
+    """
+
+
+class TransactionLostError(TransactionError):
+    """
+    The database server ended the local transaction before its COMMIT.
+
+    Two causes: a statement that commits implicitly (DDL), then what was written before it is
+    durable although the message is rolled back; or business code that swallowed a deadlock.
+    The message is never delivered. Not safe to retry blindly: find the statement.
+    """
+
+
+class InDoubtError(TransactionError):
+    """
+    COMMIT was sent, its answer was lost, and the database can't be asked now.
+
+    If it published, check-back decides later by the same evidence, and the messages follow. Look
+    the transaction up by a business key before retrying.
+    """

@@ -1,0 +1,59 @@
+"""Who a transaction is: its id, the owner that may decide it, and the properties that carry both."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+PROPERTY_TXN_ID = "rmq_txn_id"
+PROPERTY_POSITION = "rmq_txn_n"
+PROPERTY_OWNER = "rmq_txn_owner"
+# Names of the user's properties: the native client can read a property only by its name.
+PROPERTY_NAMES = "rmq_txn_names"
+OWN_PROPERTIES = (PROPERTY_TXN_ID, PROPERTY_POSITION, PROPERTY_OWNER)
+
+_TXN_ID = re.compile(r"[0-9a-f]{32}")
+# Canonical and short: it becomes part of a key, and comes from whoever can send to the topic.
+_POSITION = re.compile(r"0|[1-9][0-9]{0,3}")
+_MILLISECONDS_DIGITS = 12  # 48 bits of Unix milliseconds: good until the year 10889
+
+
+def new_txn_id() -> str:
+    """
+    Make a transaction id: 32 hex characters, 48 bits of Unix milliseconds, then 80 random bits.
+
+    Time-ordered, so that rows keyed by it are inserted at the right edge of the B-tree and can be
+    pruned as a key range. Unique by its random part; two ids of one millisecond have no order.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+def is_txn_id(text: str) -> bool:
+    """Whether `text` has the form of a transaction id of this package."""
+    return _TXN_ID.fullmatch(text) is not None
+
+
+def is_position(text: str) -> bool:
+    """Whether `text` has the form of a position: a decimal number below 10,000, written one way."""
+    return _POSITION.fullmatch(text) is not None
+
+
+def age_seconds(txn_id: str) -> float:
+    """Seconds since `txn_id` was made, by this machine's clock; negative when clocks disagree."""
+    return time.time() - int(txn_id[:_MILLISECONDS_DIGITS], 16) / 1000
+
+
+def owner_of(producer_group: str, database_id: str) -> str:
+    """
+    Name the only ones who may answer a check-back: this producer group on this database.
+
+    Brokers ask *any* producer of a group. Two services that share a group by mistake have
+    different databases, and neither holds the other's evidence.
+    """
+    return f"{producer_group}@{database_id}"
+
+
+def dedup_key(txn_id: str, position: int) -> str:
+    """Key under which a consumer remembers message number `position` (from 0) of a transaction."""
+    return f"{txn_id}.{position}"

@@ -1,0 +1,79 @@
+"""
+Structured log lines of this package: one event in words, then fields.
+
+Lines go to the standard library's loggers `rmq_txn.<module>`, so an application's handlers and
+levels apply; where none is set up, Python prints warnings and errors to stderr. Each line carries
+the context bound with `structlog.contextvars`, which is how `txn_id` reaches every line, the user's
+own structlog lines included. Bodies, SQL arguments and secrets are never passed to a log call.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import MutableMapping
+from typing import Any, cast
+
+import structlog
+
+# The renderer raises at such a name, and an application may bind any: a log call must not fail.
+_NOT_IN_A_NAME = re.compile(r'[\x00-\x20="]')
+# So that a record names the line that logged, not structlog's.
+_FRAMES_OF_STRUCTLOG = 4
+_as_text = structlog.processors.LogfmtRenderer(bool_as_flag=False)
+
+
+def _to_stdlib(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> tuple[tuple[str, str], dict[str, Any]]:
+    """
+    Put the fields into the text, for plain handlers, and beside it, for structured ones.
+
+    One record attribute holds them all: a field called `name` or `args` would break LogRecord.
+    """
+    text = str(event.pop("event", ""))
+    exc_info = event.pop("exc_info", None)
+    fields = dict(event)
+    shown = {_NOT_IN_A_NAME.sub("_", name): _plain(value) for name, value in fields.items()}
+    line = f"{text} {_as_text(None, '', shown)}".rstrip()
+    return ("%s", line), {
+        "stacklevel": _FRAMES_OF_STRUCTLOG,
+        "exc_info": exc_info,
+        "extra": {"rmq_txn_event": text, "rmq_txn_fields": fields},
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (int, float, type(None))):
+        return value
+    return " ".join(str(value).splitlines())  # every kind of line break, so that a record is one line
+
+
+def unpack_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """
+    Take the fields of this package's lines as fields: a structlog processor for applications.
+
+    Put it into `foreign_pre_chain` of `structlog.stdlib.ProcessorFormatter`; other loggers' lines
+    pass unchanged.
+    """
+    record = event["_record"]
+    fields: dict[str, Any] | None = getattr(record, "rmq_txn_fields", None)
+    if fields is not None:
+        event["event"] = record.rmq_txn_event
+        event.update(fields)
+    return event
+
+
+def get_logger(module: str) -> structlog.stdlib.BoundLogger:
+    """Make the logger of one module of this package."""
+    logger = structlog.wrap_logger(
+        logging.getLogger(f"rmq_txn.{module}"),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.contextvars.merge_contextvars,
+            _to_stdlib,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    return cast(structlog.stdlib.BoundLogger, logger)

@@ -1,0 +1,298 @@
+"""
+The producer helper: a local transaction and its messages live or die together.
+
+Start with `transaction` (form A) or `send_in_transaction` (form B); the protocol they share stands in
+`commitment.py`, in the order in which it happens.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from rmq_txn import schema, txlog
+from rmq_txn.checkback import Oracle
+from rmq_txn.commitment import Commitment
+from rmq_txn.database import Database
+from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
+from rmq_txn.identity import new_txn_id, owner_of
+from rmq_txn.lifecycle import Lifecycle, State
+from rmq_txn.logs import get_logger
+from rmq_txn.message import Message, check_group, check_topic
+from rmq_txn.registration import brokers_know, start_registered
+from rmq_txn.session import Session
+from rmq_txn.transaction import Transaction
+from rmq_txn.transport import ProducerTransport, Transport
+from rmq_txn.transport.inflight import InFlight
+from rmq_txn.txlog import LogState
+
+log = get_logger("producer")
+T = TypeVar("T")
+
+_LEAST_RETENTION_DAYS = 77 / 24  # 72 h in which the broker keeps a message, 5 h of redelivery
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt(Generic[T]):
+    """
+    A transaction that committed. Its messages will be delivered, at least once each.
+
+    Attributes:
+        txn_id: id on every row, message and log line of it.
+        message_ids: broker-side ids (`UNIQ_KEY`), in the order of publishing; for searching only.
+        value: what the work of form B returned; None for form A.
+    """
+
+    txn_id: str
+    message_ids: tuple[str, ...]
+    value: T
+
+
+class PublishingTransaction(Transaction):
+    """The running transaction of form A."""
+
+    _receipt: Receipt[None] | None = None
+
+    @property
+    def receipt(self) -> Receipt[None]:
+        """
+        The receipt, once the block has ended.
+
+        Raises:
+            LifecycleError: the block runs still, or did not commit.
+        """
+        if self._receipt is None:
+            raise LifecycleError(f"transaction {self.txn_id} has not committed, it has no receipt")
+        return self._receipt
+
+
+class TransactionProducer:
+    """
+    Publishes messages if, and only if, a local database transaction commits. Thread-safe.
+
+    Promises: effects inside the database happen once; delivery is at least once; order is not
+    promised. Start it in the process that uses it, after any fork.
+
+    Args:
+        group: producer group; one for each pair of service and database, never shared.
+        broker: the transport, such as `RocketMQ("127.0.0.1:9876")`.
+        database: holds the business tables and, after `rmq-txn schema apply`, ours.
+        topics: every topic it will publish to; they must exist. It registers with their brokers at
+            start, without which a restarted and idle producer is not asked anything.
+        log_retention_days: for how long log rows are kept; older questions are answered UNKNOWN.
+        close_timeout_seconds: how long `close` waits for transactions and check-backs that run.
+
+    Raises:
+        InvalidMessageError, SettingsError: a name or a number is not usable.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        broker: Transport,
+        database: Database,
+        topics: Sequence[str],
+        log_retention_days: float = 7.0,
+        close_timeout_seconds: float = 10.0,
+    ) -> None:
+        if isinstance(topics, str) or not topics:
+            raise SettingsError(f"topics is {topics!r}, allowed is a list of at least one topic")
+        if not log_retention_days >= _LEAST_RETENTION_DAYS:  # NaN too
+            raise SettingsError(
+                f"log_retention_days is {log_retention_days!r}, the least is {_LEAST_RETENTION_DAYS:.2f}: "
+                "the broker may ask and deliver that long"
+            )
+        self._group = check_group(group)
+        self._topics = tuple(dict.fromkeys(map(check_topic, topics)))
+        self._broker = broker
+        self._database = database
+        self._retention_seconds = log_retention_days * 86_400
+        self._close_timeout_seconds = close_timeout_seconds
+        self._lifecycle = Lifecycle(f"TransactionProducer of group {self._group!r}")
+        self._in_flight = InFlight()
+        self._inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
+        self._oracle: Oracle
+        self._client: ProducerTransport
+        self._owner: str
+
+    @property
+    def state(self) -> State:
+        """Where in its life this producer is; RUNNING means registered with its brokers."""
+        return self._lifecycle.state
+
+    def start(self) -> None:
+        """
+        Check the schema, start the client and register with the brokers of all topics.
+
+        Raises:
+            SchemaError: our tables are missing or older: run `rmq-txn schema apply`.
+            DatabaseUnavailableError, BrokerUnavailableError: cannot be reached; make a new producer.
+            NativeLibraryError: run `rmq-txn native install`.
+            LifecycleError: started before.
+        """
+        self._lifecycle.start(self._start, undo=self._close_client)
+
+    def _start(self) -> None:
+        self._owner = owner_of(self._group, schema.check(self._database))
+        self._oracle = Oracle(self._database, self._owner, self._retention_seconds)
+        self._client = start_registered(
+            self._broker, self._group, self._topics, self._oracle, self._close_timeout_seconds
+        )
+        log.info("producer started", group=self._group, topics=",".join(self._topics))
+
+    def is_registered(self) -> bool:
+        """
+        Ask the brokers of all topics whether they know this producer, for a health check.
+
+        False: they would ask another producer of the group, or nobody. A few round trips to brokers
+        and name server, bounded to a few seconds; brokers that can't be asked count as False.
+
+        Raises:
+            LifecycleError: not running.
+        """
+        self._lifecycle.require_running("is_registered()")
+        return brokers_know(self._client, self._topics)
+
+    def close(self) -> None:
+        """
+        Refuse new transactions, wait for the running ones, answer UNKNOWN to check-backs, stop.
+
+        Idempotent. Takes at most about two `close_timeout_seconds`.
+        """
+        self._lifecycle.close(self._close)
+
+    def _close(self) -> None:
+        if not self._in_flight.wait_until_quiet(0.0, self._close_timeout_seconds):
+            log.warning("closing although a transaction still runs; check-back will decide it")
+        self._close_client()
+        log.info("producer closed", group=self._group)
+
+    def _close_client(self) -> None:
+        client: ProducerTransport | None = getattr(self, "_client", None)
+        if client is not None:
+            client.close(self._close_timeout_seconds)
+
+    def __enter__(self) -> TransactionProducer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[PublishingTransaction]:
+        """
+        Form A: business SQL first, half messages and COMMIT when the block ends.
+
+        The body of a message may carry generated ids. Row locks are held while the broker stores
+        the half messages, so a broker stall becomes a database stall; form B suits hot rows.
+        Publishing nothing is a plain COMMIT.
+
+        Raises:
+            HalfMessageError: the broker did not take a message; nothing committed, safe to retry.
+            FencedError: a check-back was faster; nothing committed, safe to retry.
+            DatabaseUnavailableError: nothing committed.
+            TransactionLostError: the server ended the transaction behind our back.
+            InDoubtError: COMMIT was sent and nobody can say now what became of it.
+            LifecycleError: not running, or inside another transaction of this producer.
+            Whatever the block raises: rolled back, unchanged.
+        """
+        with self._one_transaction("transaction()") as txn_id:
+            messages: list[Message] = []
+
+            def publish(message: Message) -> None:
+                self._check_publish(message, len(messages))
+                messages.append(message)
+
+            session = self._database.begin(txn_id)
+            txn = PublishingTransaction(session, publish)
+            try:
+                yield txn
+            except BaseException as error:
+                session.rollback()
+                log.info("rolled back by its block, nothing was sent", cause=type(error).__name__)
+                raise
+            commitment = self._commitment(txn_id, messages, session)
+
+            def commit() -> None:
+                if messages:
+                    txlog.insert(session, LogState.COMMITTED, commitment.message_ids)
+                session.commit()
+
+            commitment.run(commit)
+            txn._receipt = Receipt(txn_id, commitment.message_ids, None)  # noqa: SLF001 - ours
+
+    def send_in_transaction(
+        self, messages: Message | Sequence[Message], work: Callable[[Transaction], T]
+    ) -> Receipt[T]:
+        """
+        Form B, the order of the article: half messages first, then `work` in a local transaction.
+
+        No row is locked while the broker is asked. `work` runs on the calling thread, gets a
+        `Transaction` that can't publish, and is not called when the broker takes no message.
+
+        Args:
+            messages: one or several; all or none are delivered.
+            work: the business SQL; what it returns is `Receipt.value`.
+
+        Raises: as `transaction`.
+        """
+        batch = [messages] if isinstance(messages, Message) else list(messages)
+        if inspect.iscoroutinefunction(work):  # COMMIT would follow without its having run
+            raise SettingsError(f"work is the async function {work.__name__!r}, it must be a plain one")
+        if not batch:
+            raise InvalidMessageError("no message given; form B needs at least one")
+        for position, message in enumerate(batch):
+            self._check_publish(message, position)
+        with self._one_transaction("send_in_transaction()") as txn_id:
+            commitment = self._commitment(txn_id, batch)
+            value: list[T] = []
+
+            def begin_work_commit() -> None:
+                session = commitment.session = self._database.begin(txn_id)
+                # First, so that a check-back meanwhile waits on the row and is told UNKNOWN.
+                txlog.insert(session, LogState.OPEN, commitment.message_ids)
+                value.append(work(Transaction(session)))
+                txlog.mark_committed(session)
+                session.commit()
+
+            commitment.run(begin_work_commit)
+            return Receipt(txn_id, commitment.message_ids, value[0])
+
+    def _commitment(
+        self, txn_id: str, messages: Sequence[Message], session: Session | None = None
+    ) -> Commitment:
+        return Commitment(self._client, self._oracle, self._owner, txn_id, messages, session)
+
+    def _check_publish(self, message: Message, position: int) -> None:
+        if message.topic not in self._topics:
+            raise SettingsError(
+                f"topic {message.topic!r} is not among the topics of this producer "
+                f"({', '.join(self._topics)}); add it to topics="
+            )
+        if position >= txlog.MAX_MESSAGES:
+            raise InvalidMessageError(
+                f"this transaction has more than {txlog.MAX_MESSAGES} messages, that is the limit"
+            )
+
+    @contextmanager
+    def _one_transaction(self, call: str) -> Iterator[str]:
+        self._lifecycle.require_running(call)
+        if (outer := self._inside.get()) is not None:
+            raise LifecycleError(
+                f"{call} inside transaction {outer} of the same producer; publish in the outer one"
+            )
+        txn_id = new_txn_id()
+        token = self._inside.set(txn_id)
+        try:
+            with self._in_flight.one(), structlog.contextvars.bound_contextvars(txn_id=txn_id):
+                yield txn_id
+        finally:
+            self._inside.reset(token)

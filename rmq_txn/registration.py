@@ -1,0 +1,78 @@
+"""
+Known to the brokers from the first second on, so that a restarted and idle producer is asked.
+
+Brokers ask only producers that reported themselves. The native client reports itself to the brokers
+of topics it has sent to, some milliseconds after its start and then only each 30 s (docs/hazards.md,
+A9; docs/decisions/0011-registered-means-asked-for-and-seen.md).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from rmq_txn.checkback import Oracle
+from rmq_txn.errors import BrokerUnavailableError
+from rmq_txn.identity import new_txn_id
+from rmq_txn.logs import get_logger
+from rmq_txn.message import Message
+from rmq_txn.transport import ProducerTransport, Transport
+from rmq_txn.verdict import Verdict
+
+log = get_logger("registration")
+
+_TRIES = 8
+_SECONDS_A_TRY = 0.4
+
+
+def start_registered(
+    broker: Transport, group: str, topics: Sequence[str], oracle: Oracle, close_timeout_seconds: float
+) -> ProducerTransport:
+    """
+    Start a client that the brokers of all topics know; after some tries, one that they will know.
+
+    Raises: as `ProducerTransport.start` and `send_half`; then nothing is left open.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        client = broker.producer(group, oracle.check)
+        try:
+            client.start()
+            for topic in topics:
+                _warm_up(client, topic, oracle.owner)
+        except BaseException:
+            client.close(close_timeout_seconds)
+            raise
+        if _known_soon(client, topics):
+            return client
+        if tries_left:
+            client.close(close_timeout_seconds)
+    log.warning("the brokers don't know this producer yet, check-backs may wait for 30 s", group=group)
+    return client
+
+
+def brokers_know(client: ProducerTransport, topics: Sequence[str]) -> bool:
+    """Ask the brokers of all topics; those that can't be asked count as no."""
+    try:
+        return all(client.is_registered(topic) for topic in topics)
+    except BrokerUnavailableError as error:
+        log.warning("the brokers can't be asked who is registered", error=str(error))
+        return False
+
+
+def _known_soon(client: ProducerTransport, topics: Sequence[str]) -> bool:
+    deadline = time.monotonic() + _SECONDS_A_TRY
+    pause = threading.Event()
+    while not brokers_know(client, topics):
+        if time.monotonic() >= deadline:
+            return False
+        pause.wait(0.02)
+    return True
+
+
+def _warm_up(client: ProducerTransport, topic: str, owner: str) -> None:
+    """Make the brokers of a topic known to the client, by a half message rolled back at once."""
+    message = Message(topic, b"rmq_txn warm-up, rolled back")
+    client.send_half(
+        message.outbound(txn_id=new_txn_id(), position=0, owner=owner), lambda _message_id: Verdict.ROLLBACK
+    )

@@ -1,0 +1,146 @@
+"""One database transaction, from BEGIN to the server's answer to COMMIT or ROLLBACK."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any
+
+import pymysql
+import pymysql.cursors
+
+from rmq_txn.errors import TransactionLostError
+from rmq_txn.pool import SAVEPOINT_MISSING, ConnectionPool, error_code, is_lost_connection
+from rmq_txn.sql import STATEMENTS
+
+
+class SessionState(enum.Enum):
+    """How far a session got. Set only after the server answered, except COMMITTING."""
+
+    OPEN = "open"
+    COMMITTING = "committing"
+    """COMMIT was sent; until its answer is read nobody here knows."""
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    LOST = "lost"
+    """The connection broke before COMMIT was sent. Never committed, rollback not confirmed."""
+
+
+class Session:
+    """
+    One transaction on one pooled connection: BEGIN, tripwire, statements, COMMIT or ROLLBACK.
+
+    For one thread. Ends once; the connection goes back to the pool then.
+    """
+
+    def __init__(self, pool: ConnectionPool, txn_id: str, *, guarded: bool) -> None:
+        self.txn_id = txn_id
+        self.state = SessionState.OPEN
+        self._pool = pool
+        self._guarded = guarded
+        self._pooled = pool.borrow()
+        try:
+            self._begin()
+        except BaseException:
+            self._give_back(broken=True)
+            raise
+
+    def _begin(self) -> None:
+        try:
+            self._pooled.begin()
+        except pymysql.err.MySQLError as error:
+            if not is_lost_connection(error):
+                raise
+            # Idle connections die of old age. Nothing ran on this one yet: a new one is safe.
+            try:
+                self._pooled.dbapi_connection.connect()
+                self._pooled.begin()
+            except pymysql.err.MySQLError as again:
+                self._pool.unavailable(again)
+        self.connection: pymysql.Connection[Any] = self._pooled.dbapi_connection
+        self.connection_id = int(self.connection.thread_id())
+        self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
+        if self._guarded:
+            self.execute(STATEMENTS["set_tripwire"])
+
+    def execute(self, sql: str, args: Any = None) -> int:
+        """
+        Run one statement and return the number of rows it changed or found.
+
+        Raises:
+            DatabaseUnavailableError: the connection is lost; COMMIT was not sent.
+            pymysql.err.MySQLError: anything else the server says, unchanged.
+        """
+        try:
+            return self.cursor.execute(sql, args)
+        except pymysql.err.MySQLError as error:
+            if is_lost_connection(error):
+                self._pool.unavailable(error)
+            raise
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run one statement for each row of arguments; errors as `execute`."""
+        try:
+            return self.cursor.executemany(sql, rows) or 0
+        except pymysql.err.MySQLError as error:
+            if is_lost_connection(error):
+                self._pool.unavailable(error)
+            raise
+
+    def commit(self) -> None:
+        """
+        Release the tripwire and COMMIT.
+
+        Raises:
+            TransactionLostError: the server ended the transaction before; the session is still open
+                and must be rolled back.
+            pymysql.err.MySQLError: if `state` is COMMITTING then, the outcome is not known.
+        """
+        if self._guarded:
+            try:
+                self.execute(STATEMENTS["release_tripwire"])
+            except pymysql.err.MySQLError as error:
+                if error_code(error) != SAVEPOINT_MISSING:
+                    raise
+                raise TransactionLostError(
+                    "the database server ended the transaction before COMMIT: a statement that "
+                    "commits implicitly (DDL), or a deadlock that was caught and ignored",
+                    txn_id=self.txn_id,
+                ) from error
+        self.state = SessionState.COMMITTING
+        self._send_commit()
+        self.state = SessionState.COMMITTED
+        self._give_back(broken=False)
+
+    def _send_commit(self) -> None:
+        self._pooled.commit()
+
+    def rollback(self) -> bool:
+        """
+        Roll back unless the outcome is settled or in doubt; return whether the server confirmed.
+
+        False: the connection is gone. Before COMMIT was sent that still means "never committed",
+        but the server may hold the locks for a while.
+        """
+        if self.state in (SessionState.COMMITTED, SessionState.ROLLED_BACK, SessionState.LOST):
+            return self.state is SessionState.ROLLED_BACK
+        if self.state is SessionState.COMMITTING:
+            self._give_back(broken=True)
+            return False
+        try:
+            self._pooled.rollback()
+        except BaseException as error:
+            self.state = SessionState.LOST
+            self._give_back(broken=True)
+            if not isinstance(error, pymysql.err.MySQLError):
+                raise  # Ctrl-C in the middle of an answer
+            return False
+        self.state = SessionState.ROLLED_BACK
+        self._give_back(broken=False)
+        return True
+
+    def _give_back(self, *, broken: bool) -> None:
+        if self._pooled is None:
+            return
+        pooled, self._pooled = self._pooled, None
+        self._pool.give_back(pooled, broken=broken)

@@ -1,0 +1,31 @@
+-- Tables of rmq_txn. Valid on MySQL 8 and MariaDB 10.6 and newer, safe to run again.
+-- No semicolon stands in a comment: other tools split this file at them.
+-- Keys are VARBINARY: collations would equate Order-A with order-a, and k with "k ".
+-- Keys begin with time where they are ours, so inserts stay at the right edge of the B-tree.
+
+-- One row: which database this is, and which version of these tables it holds.
+-- database_id is stamped into every half message. A copy of the database that takes part on its
+-- own needs a new one, or its producers answer for the original's transactions.
+CREATE TABLE IF NOT EXISTS rmq_txn_identity (
+    only_row       TINYINT UNSIGNED NOT NULL PRIMARY KEY,  -- always 1
+    schema_version INT UNSIGNED     NOT NULL,
+    database_id    VARBINARY(36)    NOT NULL               -- a UUID, made when the schema was applied
+) ENGINE = InnoDB;
+
+-- Producer: the evidence for check-back. A committed row proves its transaction committed,
+-- a rolled-back row (the fence) makes sure that it never can.
+CREATE TABLE IF NOT EXISTS rmq_txn_log (
+    txn_id      VARBINARY(32)    NOT NULL PRIMARY KEY,
+    state       TINYINT UNSIGNED NOT NULL,  -- 0 open: form B, never seen committed by its owner
+                                            -- 1 committed: deliver the messages below
+                                            -- 2 rolled back: the fence of a check-back
+    message_ids VARBINARY(2048)  NOT NULL   -- of the half messages that won, by position, comma between
+) ENGINE = InnoDB;
+
+-- Consumer: what was handled. Committed together with the handler's writes.
+CREATE TABLE IF NOT EXISTS rmq_txn_inbox (
+    consumer_group VARBINARY(120) NOT NULL,
+    dedup_key      VARBINARY(255) NOT NULL,
+    handled_at     TIMESTAMP      NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (consumer_group, dedup_key)
+) ENGINE = InnoDB;

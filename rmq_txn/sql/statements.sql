@@ -1,0 +1,38 @@
+-- Every statement of this package. Format: a line "-- name: <name>", a reason, the statement.
+-- Parameters only, never built text. Plain INSERT, never IGNORE: IGNORE truncates ids silently.
+
+-- name: set_tripwire
+-- Set first in every guarded transaction. What commits or rolls back behind our back removes it.
+SAVEPOINT rmq_txn_tripwire
+
+-- name: release_tripwire
+-- The last statement before COMMIT. Error 1305: the transaction we began is gone.
+RELEASE SAVEPOINT rmq_txn_tripwire
+
+-- name: kill_connection
+-- Before the producer asks about its own lost COMMIT: a silently cut line would keep the
+-- transaction and its locks on the server for hours. Own connections need no privilege.
+KILL CONNECTION %s
+
+-- name: read_identity
+SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
+
+-- name: insert_identity
+INSERT INTO rmq_txn_identity (only_row, schema_version, database_id) VALUES (1, %s, %s)
+
+-- name: insert_log_row
+-- Duplicate key 1062: a check-back fenced this transaction first.
+INSERT INTO rmq_txn_log (txn_id, state, message_ids) VALUES (%s, %s, %s)
+
+-- name: commit_log_row
+-- Form B: the row was inserted as open, before business SQL, to hold check-backs off.
+UPDATE rmq_txn_log SET state = 1 WHERE txn_id = %s AND state = 0
+
+-- name: read_log_row
+-- A locking read: a plain one on an older snapshot misses the row the duplicate key spoke of.
+-- Not FOR UPDATE: two check-backs that hold the shared lock of their failed INSERT deadlock there.
+SELECT state, message_ids FROM rmq_txn_log WHERE txn_id = %s LOCK IN SHARE MODE
+
+-- name: claim_inbox_row
+-- Duplicate key 1062: handled before. A parallel duplicate waits here for the first to end.
+INSERT INTO rmq_txn_inbox (consumer_group, dedup_key) VALUES (%s, %s)

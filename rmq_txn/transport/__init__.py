@@ -1,0 +1,122 @@
+"""
+The seam between this package and a broker client: two protocols whose prose is the contract.
+
+A transport knows no database. What it is given are callables that never raise on purpose; what it
+promises is written beside each method, and `tests/contract` runs the promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rmq_txn.message import Delivery, Outbound
+from rmq_txn.verdict import Answer, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check-back question of the broker."""
+
+    message_id: str
+    """The id of the asked half message (`UNIQ_KEY`)."""
+    properties: Mapping[str, str]
+    """The properties of this package found on it; a missing one is absent."""
+
+
+Execute = Callable[[str], Verdict]
+"""Runs the local transaction; gets the id under which the broker stored the half message."""
+Checker = Callable[[Check], Verdict]
+Deliver = Callable[[Delivery], Answer]
+
+
+class ProducerTransport(Protocol):
+    """Sends half messages. Every method but `start` and `close` may be called from any thread."""
+
+    def start(self) -> None:
+        """
+        Start the client. Once, in the process that will use it.
+
+        Raises:
+            BrokerUnavailableError: no name server address can be reached.
+            NativeLibraryError: the client library is missing or fails its self-check.
+        """
+
+    def send_half(self, message: Outbound, execute: Execute) -> None:
+        """
+        Store a half message; then call `execute` with its id, and end it with the verdict returned.
+
+        `execute` runs on the calling thread, at most once, before this method returns. It may call
+        `send_half` again. If it raises, the verdict is UNKNOWN and the exception is raised here,
+        unchanged. The end of a transaction is one-way: returning does *not* promise that the broker
+        has the verdict.
+
+        Raises:
+            BrokerUnavailableError: the broker did not take the message; `execute` did not run. The
+                broker may have stored it all the same and will then ask.
+        """
+
+    def is_registered(self, topic: str) -> bool:
+        """
+        Ask the brokers of a topic whether they know this client, and so would ask it.
+
+        Raises:
+            BrokerUnavailableError: they can't be asked.
+        """
+
+    def close(self, timeout_seconds: float) -> None:
+        """
+        Answer UNKNOWN to new check-backs, wait until none runs, then stop. Idempotent.
+
+        Args:
+            timeout_seconds: how long running calls are waited for; after that the client is left
+                open, with a log line.
+        """
+
+
+class ConsumerTransport(Protocol):
+    """Receives deliveries and hands them to one callable, on several threads at once."""
+
+    def start(self) -> None:
+        """
+        Start receiving. Same errors as `ProducerTransport.start`.
+        """
+
+    def close(self, drain_seconds: float, timeout_seconds: float) -> None:
+        """
+        Let running deliveries finish, answer the rest with RETRY, then stop. Idempotent.
+
+        Args:
+            drain_seconds: how long deliveries that are already here are still handled.
+            timeout_seconds: how long running deliveries are waited for after that; then the client
+                is left open, with a log line.
+
+        The broker may need a while (15 s for the native client) to learn that this consumer is gone
+        and to give its queues to others; it learns at once when the process ends.
+        """
+
+
+class Transport(Protocol):
+    """A broker as seen by the producer and the consumer helper."""
+
+    def producer(self, group: str, check: Checker) -> ProducerTransport:
+        """
+        Make a client of producer group `group`.
+
+        `check` is called by the broker's check-back, on a thread of the transport, possibly before
+        `start` returned. It is asked about half messages of *any* producer of the group.
+        """
+
+    def consumer(
+        self, group: str, subscriptions: Mapping[str, Sequence[str]], threads: int, deliver: Deliver
+    ) -> ConsumerTransport:
+        """
+        Make a client of consumer group `group`.
+
+        Args:
+            subscriptions: topic to tags; `*` stands for every tag.
+            threads: how many deliveries may be handled at once.
+            deliver: called once a delivery, on a thread of the transport; what it raises counts as
+                RETRY. Delivery is at least once and in no promised order.
+        """

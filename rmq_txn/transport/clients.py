@@ -1,0 +1,284 @@
+"""The native clients: one transactional producer, one push consumer."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rmq_txn.errors import BrokerUnavailableError, LifecycleError, RmqTxnError, SettingsError
+from rmq_txn.logs import get_logger
+from rmq_txn.message import MAX_BODY_BYTES, Delivery, Outbound
+from rmq_txn.transport import Check, Checker, Deliver, Execute, binding
+from rmq_txn.transport.binding import WORLD, ffi
+from rmq_txn.transport.client import NativeClient
+from rmq_txn.transport.diagnosis import explain
+from rmq_txn.transport.offsets import pin_new_group
+from rmq_txn.transport.remoting import RemotingError
+from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.verdict import Answer, Verdict
+
+log = get_logger("transport.native")
+
+_VERDICTS = {
+    Verdict.COMMIT: binding.COMMIT,
+    Verdict.ROLLBACK: binding.ROLLBACK,
+    Verdict.UNKNOWN: binding.UNKNOWN,
+}
+_QUIET_SECONDS = 0.5
+"""A check may be queued natively, or still answer, after our callback returned (docs/hazards.md, B0)."""
+_STOP_PATIENCE_SECONDS = 1.0
+_QUICK_TRIES = 4
+_QUICK_SECONDS = 2.0
+_SPARE_PULL_THREADS = 4
+"""For the queues of the retry topic, and a few that a topic gets later."""
+_MOST_PULL_THREADS = 128
+"""Beyond that queues take turns, up to 15 s each when they are empty."""
+
+
+def _code(verdict: object) -> int:
+    """Translate a verdict; a boolean is none, `False` would be COMMIT."""
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"verdict is {verdict!r}, allowed are {', '.join(map(str, Verdict))}")
+    return _VERDICTS[verdict]
+
+
+class NativeProducer(NativeClient):
+    """See `ProducerTransport`. Over the library's TransactionMQProducer."""
+
+    kind = "Producer"
+
+    def __init__(self, broker: ClusterSettings, group: str, check: Checker) -> None:
+        super().__init__(broker, group)
+        self._check = check
+        self._sends: dict[int, Callable[[int], int]] = {}
+        self._tokens = itertools.count(1)
+        self._warm: set[str] = set()
+        self._first_send = threading.RLock()  # `execute` may send again, on this thread
+        self._execute_callback: Any = None
+
+    def start(self) -> None:
+        """See `ProducerTransport.start`."""
+        table = ffi()
+        on_check = table.TRANSACTION_CHECK_CALLBACK(
+            binding.nothing_escapes(binding.UNKNOWN, "check-back")(self._on_check)
+        )
+        # One callback for all sends: making one for each costs an executable page now and then.
+        self._execute_callback = table.LOCAL_TRANSACTION_EXECUTE_CALLBACK(
+            binding.nothing_escapes(binding.UNKNOWN, "local transaction")(self._on_execute)
+        )
+        self._keep_alive += [on_check, self._execute_callback]
+
+        def create() -> int:
+            handle: int = table.dll.CreateTransactionProducer(self._group.encode(), on_check, None)
+            self._set(table, handle, "SendMsgTimeout", int(self._broker.send_timeout_seconds * 1000))
+            self._set(table, handle, "MaxMessageSize", MAX_BODY_BYTES)
+            return handle
+
+        self._start(create, table.dll.StartProducer)
+
+    def _on_check(self, _producer: int, message: int, _data: int | None) -> int:
+        with self._in_flight.one():
+            if self._closing.is_set():
+                return binding.UNKNOWN
+            check = Check(binding.read_property(message, "UNIQ_KEY"), binding.read_own_properties(message))
+            return _code(self._check(check))
+
+    def _on_execute(self, _producer: int, message: int, token: int | None) -> int:
+        return self._sends[token or 0](message)
+
+    def send_half(self, message: Outbound, execute: Execute) -> None:
+        """See `ProducerTransport.send_half`."""
+        if message.topic in self._warm:
+            self._send_half(message, execute)
+            return
+        # Threads that send while the first connection is being made fail at once (docs/hazards.md, C5).
+        with self._first_send:
+            self._send_half(message, execute)
+            self._warm.add(message.topic)
+
+    def _send_half(self, message: Outbound, execute: Execute) -> None:
+        WORLD.refuse_fork()
+        for tries_left in reversed(range(_QUICK_TRIES)):
+            began = time.monotonic()
+            said = self._attempt(message, execute)
+            if said is None:
+                return
+            cause = explain(self._broker, self._group, message, said)
+            # While a connection is being made the client fails at once, though all is well.
+            quick = time.monotonic() - began < _QUICK_SECONDS
+            if not (tries_left and cause.brokers_answer and quick):
+                raise BrokerUnavailableError(
+                    f"no half message was stored for topic {message.topic!r}: {cause.text}"
+                )
+            log.info("a send failed at once although the brokers answer, sending again", said=said)
+
+    def _attempt(self, message: Outbound, execute: Execute) -> str | None:
+        """Send once; return None if `execute` ran, else what the library says."""
+        ran = False
+        failure: BaseException | None = None
+
+        def local_transaction(native: int) -> int:
+            nonlocal ran, failure
+            ran = True
+            try:
+                return _code(execute(binding.read_property(native, "UNIQ_KEY")))
+            except BaseException as error:  # noqa: BLE001 - kept, and raised below
+                failure = error
+                return binding.UNKNOWN
+
+        token = next(self._tokens)
+        self._sends[token] = local_transaction
+        table = ffi()
+        result = table._CSendResult()  # noqa: SLF001 - the vendor names it so
+        try:
+            with self._in_flight.one(), binding.native_message(message) as native:
+                # Read while counted: close() frees the client once nothing is counted.
+                if self._handle is None or self._closing.is_set():
+                    raise LifecycleError("this producer client is not started, or closed")
+                status = table.dll.SendMessageTransaction(
+                    self._handle, native, self._execute_callback, token, ctypes.byref(result)
+                )
+        finally:
+            del self._sends[token]
+        if failure is not None:
+            raise failure
+        if ran:
+            return None
+        return binding.check_status(status) or "the broker's answer was not ok"
+
+    def is_registered(self, topic: str) -> bool:
+        """See `ProducerTransport.is_registered`."""
+        for broker in self._broker.route(topic).brokers:
+            address = broker.master_address
+            if address is None:
+                continue  # nobody there who could ask
+            try:
+                known = self._broker.ask(address).producer_connections(self._group)
+            except RemotingError as error:
+                what = "does not say which producers it knows"
+                raise BrokerUnavailableError(f"broker {address} {what}: {error}") from error
+            if not any(client.client_id.endswith(self._instance) for client in known):
+                return False
+        return True
+
+    def close(self, timeout_seconds: float) -> None:
+        """See `ProducerTransport.close`."""
+        deadline = time.monotonic() + timeout_seconds
+        self._closing.set()
+        if self._handle is None:
+            return
+        if not self._in_flight.wait_until_quiet(_QUIET_SECONDS, timeout_seconds):
+            # Stopping it under a running call would crash the process; the calls are bounded.
+            log.error("a send or a check-back still runs, the client is left open", group=self._group)
+            return
+        self._stop(min(_STOP_PATIENCE_SECONDS, max(0.0, deadline - time.monotonic())))
+
+    def close_at_exit(self, timeout_seconds: float) -> None:
+        """See NativeClient."""
+        self.close(timeout_seconds)
+
+
+class NativeConsumer(NativeClient):
+    """See `ConsumerTransport`. Over the library's PushConsumer, one callback for all topics."""
+
+    kind = "PushConsumer"
+
+    def __init__(
+        self,
+        broker: ClusterSettings,
+        group: str,
+        expressions: Mapping[str, str],
+        threads: int,
+        deliver: Deliver,
+    ) -> None:
+        super().__init__(broker, group)
+        self._expressions = expressions
+        self._threads = threads
+        self._deliver = deliver
+
+    def start(self) -> None:
+        """See `ConsumerTransport.start`."""
+        table = ffi()
+        queues = sum(pin_new_group(self._broker, self._group, topic) for topic in self._expressions)
+        on_message = table.MSG_CALLBACK_FUNC(
+            binding.nothing_escapes(binding.RECONSUME_LATER, "delivery")(self._on_message)
+        )
+        self._keep_alive.append(on_message)
+
+        def create() -> int:
+            handle: int = table.dll.CreatePushConsumer(self._group.encode())
+            table.dll.SetPushConsumerMessageTrace(handle, binding.TRACE_OPEN)
+            self._set(table, handle, "MessageModel", table.MessageModel.CLUSTERING)
+            self._set(table, handle, "ThreadCount", self._threads)
+            self._set(table, handle, "MaxCacheMessageSize", self._broker.cache_messages)
+            binding.pull_synchronously(handle, min(queues + _SPARE_PULL_THREADS, _MOST_PULL_THREADS))
+            for topic, expression in self._expressions.items():
+                problem = binding.check_status(
+                    table.dll.Subscribe(handle, topic.encode(), expression.encode())
+                )
+                if problem is not None:
+                    raise SettingsError(f"subscription to {topic!r} {expression!r} refused: {problem}")
+            table.dll.RegisterMessageCallback(handle, on_message)
+            return handle
+
+        def start(handle: int) -> int:
+            status: int = table.dll.StartPushConsumer(handle)
+            # Without tracing at start and stop the shutdown crashes; in between it only costs.
+            table.dll.SetPushConsumerMessageTrace(handle, binding.TRACE_CLOSE)
+            return status
+
+        self._start(create, start)
+
+    def _on_message(self, _consumer: int, message: int) -> int:
+        with self._in_flight.one():
+            delivery = binding.read_delivery(message, self._broker.extra_properties)
+            if not self._closing.is_set() and self._handled(delivery):
+                return binding.CONSUME_SUCCESS
+            return self._give_back(message, delivery)
+
+    def _handled(self, delivery: Delivery) -> bool:
+        try:
+            return self._deliver(delivery) is Answer.ACK
+        except BaseException:  # as in `nothing_escapes`, with an answer for this message alone
+            log.exception("a delivery failed, the message will be delivered again", topic=delivery.topic)
+            return False
+
+    def _give_back(self, message: int, delivery: Delivery) -> int:
+        """
+        Give one message back to its broker ourselves, and tell the library that all is well.
+
+        RECONSUME_LATER would give back everything that came with it in one pull, up to 32 messages,
+        the acknowledged ones included, and use up their redeliveries.
+        """
+        place = binding.read_place(message)
+        if place is None:
+            return binding.RECONSUME_LATER
+        broker, offset = place
+        try:
+            self._broker.ask(broker).send_back(self._group, delivery.topic, offset, delivery.message_id)
+        except RmqTxnError as error:
+            log.warning("giving back one message failed, its whole pull goes back", error=str(error))
+            return binding.RECONSUME_LATER
+        return binding.CONSUME_SUCCESS
+
+    def close(self, drain_seconds: float, timeout_seconds: float) -> None:
+        """See `ConsumerTransport.close`."""
+        if self._handle is not None:
+            self._in_flight.wait_until_quiet(_QUIET_SECONDS, drain_seconds)
+        self._closing.set()
+        if not self._in_flight.wait_until_quiet(0.0, timeout_seconds):
+            # The native shutdown would wait for it without bound, holding up every other client.
+            log.error("a handler still runs, the client is left open", group=self._group)
+            return
+        self._stop(_STOP_PATIENCE_SECONDS)
+
+    def _before_shutdown(self, handle: int) -> None:
+        ffi().dll.SetPushConsumerMessageTrace(handle, binding.TRACE_OPEN)
+
+    def close_at_exit(self, timeout_seconds: float) -> None:
+        """See NativeClient."""
+        self.close(0.0, timeout_seconds)

@@ -1,0 +1,171 @@
+"""
+Frames of the RocketMQ remoting protocol: one request and one answer on a TCP connection.
+
+    length (4 bytes) | header length (3 bytes) after its type (1 byte) | header | body
+
+`length` counts everything after itself. Headers are asked for as JSON (type 0); bodies are what
+fastjson writes, which is JSON with unquoted integer keys now and then.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+_RESPONSE_FLAG: Final = 1
+_JSON_HEADER: Final = 0
+# What servers accept by default; a longer "frame" is somebody else's protocol.
+_MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
+# A connection carries one request, so the number only tells the answer from requests a server sends.
+_OPAQUE: Final = 1
+
+# A string (kept as it is), or an integer that stands where a key must stand.
+_STRING_OR_BARE_KEY = re.compile(r'"(?:[^"\\]|\\.)*"|(?<=[{,])\s*(-?\d+)(?=\s*:)')
+
+
+class MalformedAnswerError(ValueError):
+    """The peer sent something that is not an answer in this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user of a broker that enforces access control."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+    def sign(self, fields: Mapping[str, str], body: bytes) -> dict[str, str]:
+        """Add who asks and the signature: HMAC-SHA1 over the values, by name, and the body."""
+        signed = {**fields, "AccessKey": self.access_key}
+        content = "".join(signed[name] for name in sorted(signed)).encode() + body
+        digest = hmac.new(self.secret_key.encode(), content, hashlib.sha1).digest()
+        return {**signed, "Signature": base64.b64encode(digest).decode()}
+
+
+def encode(
+    code: int,
+    fields: Mapping[str, str],
+    body: Mapping[str, object] | None = None,
+    credentials: Credentials | None = None,
+) -> bytes:
+    """Make the frame of one request."""
+    content = b"" if body is None else json.dumps(body).encode()
+    if credentials is not None:
+        fields = credentials.sign(fields, content)
+    header = {
+        "code": code,
+        "language": "PYTHON",
+        # 0 is older than any release: servers then promise nothing new, which suits a probe.
+        "version": 0,
+        "opaque": _OPAQUE,
+        "flag": 0,
+        "extFields": dict(fields),
+        "serializeTypeCurrentRPC": "JSON",
+    }
+    data = json.dumps(header).encode()
+    return struct.pack(">II", 4 + len(data) + len(content), len(data)) + data + content
+
+
+def exchange(host: str, port: int, seconds: float, frame: bytes) -> tuple[dict[str, object], bytes]:
+    """Send a frame and return header and body of its answer, all within `seconds`."""
+    deadline = time.monotonic() + seconds
+    with socket.create_connection((host, port), timeout=max(seconds, 0.001)) as connection:
+        connection.settimeout(_left(deadline))
+        connection.sendall(frame)
+        while True:
+            header, body = _receive_frame(connection, deadline)
+            flag = header.get("flag")
+            is_answer = isinstance(flag, int) and flag & _RESPONSE_FLAG
+            if is_answer and header.get("opaque") == _OPAQUE:
+                return header, body
+            # Servers send requests of their own (a changed group, a check) on any connection.
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _receive_frame(connection: socket.socket, deadline: float) -> tuple[dict[str, object], bytes]:
+    (length,) = struct.unpack(">I", _receive(connection, 4, deadline))
+    if not 4 <= length <= _MAX_FRAME_BYTES:
+        raise MalformedAnswerError(f"a frame of {length} bytes, allowed is 4 to {_MAX_FRAME_BYTES}")
+    frame = _receive(connection, length, deadline)
+    (mark,) = struct.unpack_from(">I", frame)
+    header_type, header_length = mark >> 24, mark & 0xFFFFFF
+    if header_type != _JSON_HEADER:
+        raise MalformedAnswerError(f"a header of type {header_type}, asked was JSON (0)")
+    if header_length > length - 4:
+        raise MalformedAnswerError(f"a header of {header_length} bytes in a frame of {length}")
+    header = as_object(loads(frame[4 : 4 + header_length]), "header")
+    return header, frame[4 + header_length :]
+
+
+def _receive(connection: socket.socket, size: int, deadline: float) -> bytes:
+    received = bytearray()
+    while len(received) < size:
+        connection.settimeout(_left(deadline))
+        chunk = connection.recv(size - len(received))
+        if not chunk:
+            raise ConnectionError(f"connection closed after {len(received)} of {size} bytes")
+        received += chunk
+    return bytes(received)
+
+
+def loads(data: bytes) -> object:
+    """Decode what fastjson wrote: JSON, but integer keys of Java maps may be unquoted."""
+    try:
+        text = data.decode()
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return json.loads(_STRING_OR_BARE_KEY.sub(_quoted_key, text))
+    except ValueError as exc:
+        raise MalformedAnswerError(f"not JSON: {data[:80]!r}") from exc
+
+
+def _quoted_key(match: re.Match[str]) -> str:
+    key = match.group(1)
+    return match.group(0) if key is None else f'"{key}"'
+
+
+def as_object(value: object, what: str) -> dict[str, object]:
+    """Return `value` if it is a JSON object; `what` names it in the error."""
+    if not isinstance(value, dict):
+        raise MalformedAnswerError(f"{what} is {value!r:.80}, expected an object")
+    return value
+
+
+def as_list(fields: Mapping[str, object], key: str) -> list[object]:
+    """Return the list under `key`, an empty one if it is absent."""
+    value = fields.get(key)
+    if value is None:  # fastjson leaves null fields out
+        return []
+    if not isinstance(value, list):
+        raise MalformedAnswerError(f"{key} is {value!r:.80}, expected a list")
+    return value
+
+
+def as_text(fields: Mapping[str, object], key: str) -> str:
+    """Return what stands under `key` as text, empty if it is absent."""
+    value = fields.get(key)
+    return "" if value is None else str(value)
+
+
+def as_number(fields: Mapping[str, object], key: str) -> int:
+    """Return the integer under `key`, 0 if it is absent."""
+    value = fields.get(key, 0)
+    if not isinstance(value, int):
+        raise MalformedAnswerError(f"{key} is {value!r:.80}, expected an integer")
+    return value

@@ -1,0 +1,116 @@
+"""`python -m devstack`: a stack that outlives the command, until `down`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from devstack.errors import StackError
+from devstack.local import LocalStack
+from devstack.settings import DEFAULT_FOLDER, StackSettings
+
+EXIT_OK = 0
+EXIT_FAILED = 1  # StackError: the machine lacks something or a server did not come up
+EXIT_USAGE = 2  # argparse's own
+EXIT_NOT_RUNNING = 3  # status: at least one server is down (the code of init scripts)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--folder",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        help="where the stack lives (default: %(default)s)",
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m devstack", description="Run RocketMQ and a database on this machine."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", parents=[common], help="start the servers and return")
+    up.add_argument(
+        "--fast-checks",
+        action="store_true",
+        help="ask about half messages after 3 s and redeliver after 1 s, as tests do",
+    )
+    commands.add_parser("down", parents=[common], help="stop the servers, keep their data")
+    commands.add_parser(
+        "status", parents=[common], help=f"print addresses; exit {EXIT_NOT_RUNNING} if one is down"
+    )
+    logs = commands.add_parser("logs", parents=[common], help="print the end of each server's log")
+    logs.add_argument("--lines", type=int, default=40, help="lines a file (default: %(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    options = build_parser().parse_args(arguments)
+    if options.command == "up" and options.fast_checks:
+        settings = StackSettings.for_tests(options.folder)
+    else:
+        settings = StackSettings(folder=options.folder)
+    try:
+        stack = LocalStack(settings, outlives_starter=True)
+        if options.command == "up":
+            return _up(stack)
+        if options.command == "down":
+            return _down(stack)
+        if options.command == "logs":
+            return _logs(stack, options.lines)
+        return _status(stack)
+    except StackError as exc:
+        print(f"devstack: {exc}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _up(stack: LocalStack) -> int:
+    alive = [server for server in stack.servers if server.alive]
+    if len(alive) < len(stack.servers):
+        if alive and all(server.owner_pid is None for server in alive):
+            # An earlier `up` was killed half-way, or a server died since.
+            print(f"devstack: only {', '.join(s.name for s in alive)} is up, starting afresh")
+            stack.close()
+        print("devstack: starting name server, database and broker ...", flush=True)
+        stack.start()
+    return _status(stack)
+
+
+def _down(stack: LocalStack) -> int:
+    for server in stack.servers:
+        if server.owner_pid is not None:
+            raise StackError(
+                f"{server.name} belongs to process {server.owner_pid} and ends with it; end that"
+            )
+    stack.stop()
+    print(f"devstack: all servers are down, their data stays in {stack.settings.folder}")
+    return EXIT_OK
+
+
+def _status(stack: LocalStack) -> int:
+    addresses = {
+        "namesrv": stack.name_server,
+        "broker": f"{stack.broker_address}  (gRPC {stack.proxy_address})",
+        "database": f"127.0.0.1:{stack.ports.database}",
+    }
+    for server in stack.servers:
+        state = f"pid {server.pid}  {addresses[server.name]}" if server.alive else "down"
+        print(f"{server.name:<9} {state}")
+    print(f"folder    {stack.settings.folder}")
+    return EXIT_OK if all(server.alive for server in stack.servers) else EXIT_NOT_RUNNING
+
+
+def _logs(stack: LocalStack, lines: int) -> int:
+    for server in stack.servers:
+        print(f"===== {server.name}: {server.log_path}")
+        print(server.log_tail(lines))
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    # `logs | head` ends as it does for other commands; servers get their own signal settings.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,196 @@
+"""MariaDB or MySQL of the distribution, with a data folder, a port and accounts of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pymysql
+
+from devstack.errors import StackError
+from devstack.program import NotReadyError
+from devstack.settings import StackPorts, StackSettings
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
+
+HOST = "127.0.0.1"
+_ADMIN = "devstack"
+_INITIALISE_SECONDS = 120.0
+_CONNECT_SECONDS = 3
+# Whatever a service needs inside its own database, tables included, and nothing outside.
+_GRANTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES"
+# Distributions put the server where ordinary users have no PATH to.
+_SERVER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+
+
+class DatabaseServer:
+    """The database server as a program; see ServerProgram for what each method is for."""
+
+    name = "database"
+    ready_seconds = 60.0
+    stop_seconds = 30.0
+    more_logs: tuple[Path, ...] = ()  # it writes its log to stderr
+
+    def __init__(self, settings: StackSettings, ports: StackPorts) -> None:
+        self.folder = settings.folder
+        self.ports: tuple[int, ...] = (ports.database,)
+        self.port = ports.database
+        self._options = settings.database_options
+        self._home = settings.folder / "database"
+        self._data = self._home / "data"
+        self._secret_file = self._home / "secret"
+        self._init_file = self._home / "accounts.sql"
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the process."""
+        return dict(os.environ)
+
+    def prepare(self) -> None:
+        """Initialise the data folder once and write the statements that make our account."""
+        self._home.mkdir(parents=True, exist_ok=True)
+        # In front of the accounts: even when it is not there, nobody else may look inside.
+        self._home.chmod(0o700)
+        if not self._secret_file.exists():
+            self._secret_file.touch(0o600)
+            self._secret_file.write_text(secrets.token_hex(16))
+        password = self._password(_ADMIN)
+        # Run by the server before it listens, at each start; every statement can be repeated.
+        self._init_file.write_text(
+            f"CREATE USER IF NOT EXISTS '{_ADMIN}'@'{HOST}' IDENTIFIED BY '{password}';\n"
+            f"GRANT ALL ON *.* TO '{_ADMIN}'@'{HOST}' WITH GRANT OPTION;\n"
+            f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{password}';\n"
+        )
+        self._init_file.chmod(0o600)
+        if not self._data.is_dir():
+            self._initialise()
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [
+            self._server(),
+            "--no-defaults",
+            *self._as_root(),
+            f"--datadir={self._data}",
+            f"--init-file={self._init_file}",
+            f"--port={self.port}",
+            f"--bind-address={HOST}",
+            # Relative to the data folder: a long folder would exceed the 107 bytes of an address.
+            "--socket=server.sock",
+            f"--pid-file={self._data / 'server.pid'}",
+            "--skip-name-resolve",
+            "--skip-log-bin",
+            "--character-set-server=utf8mb4",
+            "--innodb-flush-log-at-trx-commit=1",
+            "--innodb-buffer-pool-size=64M",
+            "--key-buffer-size=1M",
+            "--max-connections=300",
+            "--performance-schema=OFF",
+            "--loose-mysqlx=OFF",  # MySQL's second protocol would listen on a fixed port
+            *(f"--{key}={value}" for key, value in self._options.items()),
+        ]
+
+    def probe(self) -> None:
+        """Run a query with the account that the start has made."""
+        try:
+            with closing(self._connect()) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except pymysql.MySQLError as exc:
+            raise NotReadyError(str(exc)) from exc
+
+    def url(self, name: str) -> str:
+        """Create a database and its account if they are missing and return the URL to use them."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+            raise ValueError(
+                f"database name is {name!r}, allowed are a lower-case letter, then up to 31 lower-"
+                f"case letters, digits and '_'"
+            )
+        password = self._password(name)
+        account = f"'{name}'@'{HOST}'"
+        pattern = name.replace("_", r"\_")  # in GRANT an underscore stands for any character
+        try:
+            with closing(self._connect()) as connection, connection.cursor() as cursor:
+                cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
+                cursor.execute(f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{password}'")
+                cursor.execute(f"GRANT {_GRANTS} ON `{pattern}`.* TO {account}")
+        except pymysql.MySQLError as exc:
+            raise StackError(f"cannot create database {name!r} on port {self.port}: {exc}") from exc
+        return f"mysql://{name}:{password}@{HOST}:{self.port}/{name}"
+
+    def _connect(self) -> Connection[Cursor]:
+        return pymysql.connect(
+            host=HOST,
+            port=self.port,
+            user=_ADMIN,
+            password=self._password(_ADMIN),
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_CONNECT_SECONDS * 10,
+            write_timeout=_CONNECT_SECONDS * 10,
+        )
+
+    def _password(self, account: str) -> str:
+        """Derive an account's password from the folder's secret: nothing else to store."""
+        secret = self._secret_file.read_bytes()
+        return hmac.new(secret, account.encode(), hashlib.sha256).hexdigest()[:32]
+
+    def _initialise(self) -> None:
+        """Make the system tables; the data folder gets its name only once they are complete."""
+        with tempfile.TemporaryDirectory(prefix="new-", dir=self._home) as temporary:
+            data = Path(temporary) / "data"
+            command = self._initialise_command(data)
+            try:
+                done = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    errors="replace",
+                    timeout=_INITIALISE_SECONDS,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as exc:
+                raise StackError(
+                    f"the database was not initialised within {_INITIALISE_SECONDS:g} s\n"
+                    f"command: {' '.join(command)}"
+                ) from exc
+            if done.returncode != 0:
+                raise StackError(
+                    f"cannot initialise the database (exit code {done.returncode})\n"
+                    f"command: {' '.join(command)}\n{done.stdout[-4000:]}"
+                )
+            data.rename(self._data)
+
+    def _initialise_command(self, data: Path) -> list[str]:
+        common = ["--no-defaults", *self._as_root(), f"--datadir={data}"]
+        installer = shutil.which("mariadb-install-db", path=_SERVER_PATH)
+        if "mariadb" not in Path(self._server()).resolve().name or installer is None:
+            return [self._server(), *common, "--initialize-insecure"]
+        # "normal": root may log in without the operating system's user, whoever runs the server.
+        method = "--auth-root-authentication-method=normal"
+        return [installer, *common, method, "--skip-test-db", "--skip-name-resolve"]
+
+    @staticmethod
+    def _server() -> str:
+        for program in ("mariadbd", "mysqld"):
+            path = shutil.which(program, path=_SERVER_PATH)
+            if path is not None:
+                return path
+        raise StackError(
+            "neither mariadbd nor mysqld is installed, install one: apt-get install mariadb-server"
+        )
+
+    @staticmethod
+    def _as_root() -> list[str]:
+        """Both servers refuse to run as root unless told so."""
+        return ["--user=root"] if os.geteuid() == 0 else []

@@ -1,0 +1,135 @@
+"""The invariant of the demo services, read from both databases without asking the services."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+from devstack.services import ACCOUNT_DATABASE, POINTS_DATABASE
+from devstack.stack import Stack
+from rmq_txn import Database
+
+FEN_PER_POINT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A committed transfer, of the account service's database."""
+
+    payer: str
+    amount: int
+    txn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the points ledger, of the points service's database."""
+
+    user: str
+    points: int
+    txn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """
+    Both databases at one moment.
+
+    Attributes:
+        balances: fen, by user.
+        transfers: by transfer id.
+        entries: by transfer id.
+        points: by user.
+    """
+
+    balances: dict[str, int]
+    transfers: dict[str, Transfer]
+    entries: dict[str, Entry]
+    points: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Return the sum of all balances, in fen."""
+        return sum(self.balances.values())
+
+    @property
+    def missing(self) -> set[str]:
+        """Return the committed transfers that earned nothing (yet)."""
+        return self.transfers.keys() - self.entries.keys()
+
+    @property
+    def extra(self) -> set[str]:
+        """Return what earned points and was never committed."""
+        return self.entries.keys() - self.transfers.keys()
+
+    def problems(self, total: int) -> list[str]:
+        """
+        Return in words where the books break the invariant; nothing if they keep it.
+
+        Args:
+            total: what the sum of balances must be, in fen.
+        """
+        found = []
+        if self.total != total:
+            found.append(f"the sum of balances is {self.total} fen, it must be {total}")
+        if self.missing:
+            found.append(f"transfers without points: {sorted(self.missing)}")
+        if self.extra:
+            found.append(f"points without a transfer: {sorted(self.extra)}")
+        for transfer_id in sorted(self.transfers.keys() & self.entries.keys()):
+            transfer = self.transfers[transfer_id]
+            due = Entry(transfer.payer, transfer.amount // FEN_PER_POINT, transfer.txn_id)
+            if self.entries[transfer_id] != due:
+                found.append(f"transfer {transfer_id}: entry is {self.entries[transfer_id]}, due is {due}")
+        earned: dict[str, int] = {}
+        for entry in self.entries.values():
+            earned[entry.user] = earned.get(entry.user, 0) + entry.points
+        if earned != self.points:
+            found.append(f"points are {self.points}, the entries add up to {earned}")
+        return found
+
+
+class Ledger:
+    """
+    Reads the books. For one thread; a context manager.
+
+    Args:
+        stack: a stack that runs, on which both services have made their tables.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._account = Database.mysql(stack.database_url(ACCOUNT_DATABASE), pool_size=1)
+        self._points = Database.mysql(stack.database_url(POINTS_DATABASE), pool_size=1)
+
+    def read(self) -> Books:
+        """Read both databases; DatabaseUnavailableError when one does not answer."""
+        # Points first: a transfer that commits in between is then missing, never extra.
+        with self._points.transaction() as txn:
+            txn.execute("SELECT transfer_id, user_id, points, txn_id FROM points_entry")
+            entries = {row[0]: Entry(*row[1:]) for row in txn.fetchall()}
+            txn.execute("SELECT user_id, points FROM points_balance")
+            points = dict(txn.fetchall())
+        with self._account.transaction() as txn:
+            txn.execute("SELECT transfer_id, payer, amount, txn_id FROM transfer")
+            transfers = {row[0]: Transfer(*row[1:]) for row in txn.fetchall()}
+            txn.execute("SELECT user_id, balance FROM account")
+            balances = dict(txn.fetchall())
+        return Books(balances, transfers, entries, points)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._account.close()
+        self._points.close()
+
+    def __enter__(self) -> Ledger:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self.close()

@@ -1,0 +1,178 @@
+"""The stack of real servers on this machine, without containers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+from devstack.database import DatabaseServer
+from devstack.errors import StackError
+from devstack.guard import write_atomically
+from devstack.machine import require_disk, require_memory
+from devstack.rocketmq import Broker, NameServer
+from devstack.server import Server, poll_until
+from devstack.settings import StackPorts, StackSettings
+from rmq_txn.errors import BrokerUnavailableError
+from rmq_txn.transport.remoting import RemotingError
+
+_ROUTE_SECONDS = 20.0
+# Beside their heaps: class data, threads and buffers of two JVMs, and the database.
+_MEMORY_BESIDE_HEAPS_MB = 600
+
+
+class LocalStack:
+    """
+    RocketMQ and a database as processes of this machine, listening on 127.0.0.1.
+
+    As a context manager it starts all servers and stops them at the end; they also end when this
+    process ends in any other way. Data and ports stay in the folder: the next start finds them.
+
+    Args:
+        settings: see StackSettings.
+        outlives_starter: True: servers go on after this process, until stop() from any process.
+    """
+
+    def __init__(self, settings: StackSettings, *, outlives_starter: bool = False) -> None:
+        self.settings = settings
+        self._ports_file = settings.folder / "ports.json"
+        self.ports = settings.ports or self._remembered_ports() or StackPorts.choose()
+        self._name_server = NameServer(settings, self.ports)
+        self._broker = Broker(settings, self.ports)
+        self._database = DatabaseServer(settings, self.ports)
+        self.namesrv = Server(self._name_server, outlives_starter=outlives_starter)
+        self.broker = Server(self._broker, outlives_starter=outlives_starter)
+        self.database = Server(self._database, outlives_starter=outlives_starter)
+
+    @property
+    def servers(self) -> tuple[Server, Server, Server]:
+        """Return all handles in the order of starting."""
+        return self.namesrv, self.broker, self.database
+
+    @property
+    def name_server(self) -> str:
+        """Return "127.0.0.1:port" of the name server."""
+        return self._name_server.address
+
+    @property
+    def broker_address(self) -> str:
+        """Return "127.0.0.1:port" of the broker."""
+        return self._broker.address
+
+    @property
+    def proxy_address(self) -> str:
+        """Return "127.0.0.1:port" of the proxy for gRPC clients."""
+        return self._broker.proxy_address
+
+    def database_url(self, name: str) -> str:
+        """
+        Return the URL of a database, which is made with an account of its own if it is missing.
+
+        The account may do everything, DDL included, inside that database and nothing outside.
+
+        Args:
+            name: a lower-case letter, then up to 31 lower-case letters, digits and '_'.
+        """
+        return self._database.url(name)
+
+    def create_topic(self, name: str, queues: int = 4) -> None:
+        """Create a topic, or change its number of queues; return when the name server knows it."""
+        try:
+            self._broker.create_topic(name, queues)
+            known = poll_until(lambda: self._broker.has_route(name), _ROUTE_SECONDS)
+        except (BrokerUnavailableError, RemotingError) as exc:
+            raise StackError(f"cannot create topic {name!r}: {exc}") from exc
+        if not known:
+            raise StackError(
+                f"the name server has no route of topic {name!r} after {_ROUTE_SECONDS:g} s, is "
+                f"the broker registered with it?"
+            )
+
+    def start(self) -> None:
+        """
+        Start all servers and wait until they serve.
+
+        Raises:
+            StackError: the machine lacks something, a stack runs in this folder already, or a
+                server did not come up; then those that did are stopped again.
+        """
+        folder = self.settings.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        heaps_mb = self.settings.name_server_heap_mb + self.settings.broker_heap_mb
+        with self._starting():
+            for server in self.servers:
+                server.require_stopped()
+            require_disk(folder)
+            require_memory(heaps_mb + _MEMORY_BESIDE_HEAPS_MB)
+            write_atomically(self._ports_file, json.dumps(asdict(self.ports), indent=2) + "\n")
+            try:
+                self.namesrv.start(wait=False)
+                self.database.start(wait=False)
+                # A broker that finds no name server tries again only after ten seconds.
+                self.namesrv.wait_ready()
+                self.broker.start(wait=False)
+                self.database.wait_ready()
+                self.broker.wait_ready()
+            except BaseException:
+                self.close()
+                raise
+
+    def stop(self) -> None:
+        """Stop all servers cleanly, whoever started them; nothing when they are down."""
+        for server in reversed(self.servers):
+            server.begin_stop()
+        for server in reversed(self.servers):
+            server.stop()
+
+    def close(self) -> None:
+        """
+        Stop all servers quickly; nothing when they are down.
+
+        A clean stop of the broker takes 10 to 20 s (its two shutdown hooks wait for each other's
+        threads). Its files are memory-mapped, so a killed broker has lost no message it confirmed,
+        only up to 5 s of consumer offsets: those messages are delivered again.
+        """
+        self.database.begin_stop()
+        for server in (self.broker, self.namesrv):
+            server.end()
+        self.database.stop()
+
+    def __enter__(self) -> LocalStack:
+        """Start all servers."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop all servers; see close."""
+        self.close()
+
+    def _remembered_ports(self) -> StackPorts | None:
+        try:
+            return StackPorts(**json.loads(self._ports_file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as exc:
+            raise StackError(f"{self._ports_file} is damaged ({exc}), remove it") from exc
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """Let one process at a time start servers in this folder."""
+        path: Path = self.settings.folder / "start.lock"
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as exc:
+                raise StackError(
+                    f"another process is starting a stack in {self.settings.folder}, wait for it "
+                    f"or use another folder"
+                ) from exc
+            yield

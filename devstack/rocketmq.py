@@ -1,0 +1,256 @@
+"""Name server and broker of Apache RocketMQ: their configuration, command line and readiness."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from devstack.errors import StackError
+from devstack.jars import rocketmq_jars
+from devstack.program import NotReadyError
+from devstack.settings import StackPorts, StackSettings
+from rmq_txn.errors import BrokerUnavailableError
+from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.transport.wire import Credentials
+
+HOST = "127.0.0.1"
+BROKER_NAME = "devstack-broker"
+CLUSTER_NAME = "devstack"
+READY_TOPIC = "devstack-ready"
+
+_PROBE_SECONDS = 2.0
+_MEGABYTE = 1024 * 1024
+# RocketMQ frees mapped files and reads channel internals by reflection. Only Java 9 and newer know
+# these options, and only they read the variable.
+_JAVA_9_OPTIONS = " ".join(
+    f"--add-{kind}={package}=ALL-UNNAMED"
+    for kind, package in (
+        ("opens", "java.base/java.nio"),
+        ("opens", "java.base/sun.nio.ch"),
+        ("opens", "java.base/java.util.concurrent"),
+        ("exports", "java.base/jdk.internal.ref"),
+        ("exports", "java.base/sun.nio.ch"),
+    )
+)
+
+
+class _JavaServer:
+    """What name server and broker share: a JVM whose home is inside the stack's folder."""
+
+    ready_seconds = 120.0
+    stop_seconds = 30.0
+    logging: str
+
+    def __init__(
+        self, name: str, settings: StackSettings, ports: tuple[int, ...], heap_mb: int, direct_mb: int
+    ) -> None:
+        self.name = name
+        self.folder = settings.folder
+        self.ports = ports
+        self._settings = settings
+        self._heap_mb = heap_mb
+        self._direct_mb = direct_mb
+        # RocketMQ keeps stores, offsets and logs under user.home unless told otherwise.
+        self._home = settings.folder / name
+        self._conf = self._home / "conf"
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "ROCKETMQ_HOME": str(self._home),
+            "RMQ_PROXY_HOME": str(self._home),
+            "JDK_JAVA_OPTIONS": _JAVA_9_OPTIONS,
+        }
+
+    def _java(self, main_class: str, *arguments: str) -> list[str]:
+        java = shutil.which("java")
+        if java is None:
+            raise StackError("java is not on PATH, install it: apt-get install default-jre-headless")
+        jars = rocketmq_jars(self._settings.rocketmq_version, self._settings.cache_folder)
+        return [
+            java,
+            f"-Xms{min(64, self._heap_mb)}m",
+            f"-Xmx{self._heap_mb}m",
+            f"-XX:MaxDirectMemorySize={self._direct_mb}m",
+            # The collector with the least memory and threads; heaps are small and cores few.
+            "-XX:+UseSerialGC",
+            "-XX:+ExitOnOutOfMemoryError",
+            "-XX:-UsePerfData",  # no /tmp/hsperfdata file
+            f"-Duser.home={self._home}",
+            f"-Djava.io.tmpdir={self._home / 'tmp'}",
+            # All jars are on one class path, each with a logging configuration of its own.
+            f"-Drmq.logback.configurationFile={self.logging}",
+            "-cp",
+            f"{jars}/*",
+            main_class,
+            *arguments,
+        ]
+
+    def _write_properties(self, file_name: str, properties: Mapping[str, str]) -> Path:
+        (self._home / "tmp").mkdir(parents=True, exist_ok=True)
+        self._conf.mkdir(parents=True, exist_ok=True)
+        path = self._conf / file_name
+        # A backslash escapes in Java properties; other characters of our values don't.
+        lines = [f"{key}={value}".replace("\\", "\\\\") for key, value in properties.items()]
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    def _rocketmq_log(self, name: str) -> Path:
+        return self._home / "logs" / "rocketmqlogs" / f"{name}.log"
+
+
+class NameServer(_JavaServer):
+    """The name server: knows which broker has which topic."""
+
+    logging = "rmq.namesrv.logback.xml"
+
+    def __init__(self, settings: StackSettings, ports: StackPorts) -> None:
+        super().__init__(
+            "namesrv", settings, (ports.name_server,), settings.name_server_heap_mb, direct_mb=64
+        )
+        self.address = f"{HOST}:{ports.name_server}"
+        self.more_logs: tuple[Path, ...] = (self._rocketmq_log("namesrv"),)
+        self._port = ports.name_server
+
+    def prepare(self) -> None:
+        """Write its configuration."""
+        properties = {
+            "listenPort": str(self._port),
+            "bindAddress": HOST,
+            "kvConfigPath": str(self._home / "kvConfig.json"),
+        }
+        self._write_properties("namesrv.conf", properties)
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        main_class = "org.apache.rocketmq.namesrv.NamesrvStartup"
+        return self._java(main_class, "-c", str(self._conf / "namesrv.conf"))
+
+    def probe(self) -> None:
+        """Ask which brokers it knows; none is an answer, too."""
+        try:
+            RemotingClient(self.address, timeout_seconds=_PROBE_SECONDS).cluster_info()
+        except (BrokerUnavailableError, RemotingError) as exc:
+            raise NotReadyError(str(exc)) from exc
+
+
+class Broker(_JavaServer):
+    """The broker with the proxy around it in one process ("local" mode)."""
+
+    logging = "rmq.proxy.logback.xml"  # contains the broker's
+
+    def __init__(self, settings: StackSettings, ports: StackPorts) -> None:
+        own_ports = (*ports.broker_ports, ports.proxy_grpc, ports.proxy_remoting)
+        super().__init__("broker", settings, own_ports, settings.broker_heap_mb, direct_mb=256)
+        self.address = f"{HOST}:{ports.broker}"
+        self.proxy_address = f"{HOST}:{ports.proxy_grpc}"
+        self.more_logs: tuple[Path, ...] = (self._rocketmq_log("broker"), self._rocketmq_log("proxy"))
+        self._stack_ports = ports
+        self._name_server_address = f"{HOST}:{ports.name_server}"
+        self._proxy_remoting_address = f"{HOST}:{ports.proxy_remoting}"
+
+    def prepare(self) -> None:
+        """Write the configuration of broker and proxy."""
+        settings, ports = self._settings, self._stack_ports
+        store = self._home / "store"
+        # The broker fails with a NullPointerException when it can't make these itself.
+        store.mkdir(parents=True, exist_ok=True)
+        properties = {
+            "brokerClusterName": CLUSTER_NAME,
+            "brokerName": BROKER_NAME,
+            "brokerId": "0",
+            "namesrvAddr": self._name_server_address,
+            "brokerIP1": HOST,
+            "brokerIP2": HOST,
+            "bindAddress": HOST,
+            "listenPort": str(ports.broker),
+            "haListenPort": str(ports.broker + 1),
+            "storePathRootDir": str(store),
+            "autoCreateTopicEnable": "false",
+            "autoCreateSubscriptionGroup": "true",
+            "flushDiskType": "ASYNC_FLUSH",
+            "transactionTimeOut": str(round(settings.transaction_timeout_seconds * 1000)),
+            "transactionCheckInterval": str(round(settings.transaction_check_interval_seconds * 1000)),
+            "transactionCheckMax": str(settings.transaction_check_max),
+            # After its start the broker spins on a core for this long (10 s by default): the wait of
+            # TransactionMetricsFlushService stands inside the condition that it waits for.
+            "transactionMetricFlushInterval": "1000",
+            # The least the broker accepts: a restarted name server knows it again after 10 s.
+            "registerNameServerPeriod": "10000",
+            # 200 ms by default: on a busy small machine sends would be refused ("broker busy").
+            "waitTimeMillsInSendQueue": "5000",
+            "osPageCacheBusyTimeOutMills": "5000",
+            # Delete no messages because the disk is nearly full; 95 is the most it accepts.
+            "diskMaxUsedSpaceRatio": "95",
+            # Small files: they are as large as this from the first message on.
+            "mappedFileSizeCommitLog": str(64 * _MEGABYTE),
+            "mappedFileSizeConsumeQueue": str(20 * 50_000),
+            "mappedFileSizeTimerLog": str(16 * _MEGABYTE),
+            "maxHashSlotNum": "100000",
+            "maxIndexNum": "400000",
+            **settings.broker_properties,
+        }
+        self._write_properties("broker.conf", properties)
+        proxy = {
+            "rocketMQClusterName": CLUSTER_NAME,
+            "proxyClusterName": CLUSTER_NAME,
+            "proxyName": f"{BROKER_NAME}-proxy",
+            "proxyMode": "LOCAL",
+            "namesrvAddr": self._name_server_address,
+            "localServeAddr": HOST,
+            "remotingAccessAddr": HOST,
+            "grpcServerPort": ports.proxy_grpc,
+            "remotingListenPort": ports.proxy_remoting,
+            # Long polls of clients would hold a stop for 30 s.
+            "grpcShutdownTimeSeconds": 1,
+        }
+        (self._conf / "proxy.json").write_text(json.dumps(proxy, indent=2) + "\n")
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return self._java(
+            "org.apache.rocketmq.proxy.ProxyStartup",
+            *("-pm", "local"),
+            *("-bc", str(self._conf / "broker.conf")),
+            *("-pc", str(self._conf / "proxy.json")),
+        )
+
+    def probe(self) -> None:
+        """
+        Create a topic, find its route at name server and proxy, and the gRPC port open.
+
+        After a restart the topic exists, so its route proves that the broker has registered all
+        its topics. That takes 10 s more when its first attempt came before its connection to the
+        name server was up: it doesn't repeat it earlier.
+        """
+        try:
+            self._client(self.address).create_topic(READY_TOPIC, queues=1)
+            for address in (self._name_server_address, self._proxy_remoting_address):
+                route = self._client(address).topic_route(READY_TOPIC)
+                if not route.brokers:
+                    raise NotReadyError(f"{address} has a route without a broker")
+            with socket.create_connection((HOST, self._stack_ports.proxy_grpc), _PROBE_SECONDS):
+                pass
+        except (BrokerUnavailableError, RemotingError, OSError) as exc:
+            raise NotReadyError(str(exc)) from exc
+
+    def create_topic(self, name: str, queues: int) -> None:
+        """Create a topic and wait until the name server knows it; see LocalStack.create_topic."""
+        self._client(self.address).create_topic(name, queues=queues)
+
+    def has_route(self, topic: str) -> bool:
+        """Tell whether the name server sends clients of a topic to this broker."""
+        try:
+            route = self._client(self._name_server_address).topic_route(topic)
+        except RemotingError:
+            return False
+        return any(broker.master_address == self.address for broker in route.brokers)
+
+    def _client(self, address: str) -> RemotingClient:
+        user = self._settings.credentials
+        credentials = None if user is None else Credentials(*user)
+        return RemotingClient(address, timeout_seconds=_PROBE_SECONDS, credentials=credentials)

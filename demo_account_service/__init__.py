@@ -1,0 +1,1 @@
+"""Demo: a service that moves money between accounts and tells others with transactional messages."""

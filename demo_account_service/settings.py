@@ -1,0 +1,93 @@
+"""Settings of the account service, read from environment variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+
+from demo_account_service.transfers import IDENTIFIER, MAX_AMOUNT
+from rmq_txn.errors import SettingsError
+
+PREFIX = "ACCOUNT_SERVICE_"
+SEED_VARIABLE = "DEMO_SEED_ACCOUNTS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    How to run one process of the service.
+
+    Each field is the environment variable of its name in capitals after ACCOUNT_SERVICE_.
+
+    Attributes:
+        database_url: mysql://user:password@host:port/database.
+        name_server: host:port of RocketMQ's name server, several separated by ";".
+        host: address to listen on.
+        port: port to listen on.
+        threads: requests handled at once, 1 to 200; each may hold a database connection.
+        log_format: "console" for people, "json" for machines.
+    """
+
+    database_url: str = field(repr=False)
+    name_server: str = "127.0.0.1:9876"
+    host: str = "127.0.0.1"
+    port: int = 8001
+    threads: int = 32
+    log_format: str = "console"
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work."""
+        for name, least, most in (("port", 1, 65535), ("threads", 1, 200)):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise SettingsError(f"{PREFIX}{name.upper()} is {value}, allowed is {least} to {most}")
+        if self.log_format not in ("console", "json"):
+            raise SettingsError(f"{PREFIX}LOG_FORMAT is {self.log_format!r}, allowed is console or json")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """
+        Read the settings.
+
+        Raises:
+            SettingsError: a variable is missing, unknown or has no usable value.
+        """
+        known = {PREFIX + item.name.upper(): item for item in fields(cls)}
+        unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+        if unknown:
+            raise SettingsError(f"no such settings: {', '.join(unknown)}; there are {', '.join(known)}")
+        values: dict[str, object] = {}
+        for name, item in known.items():
+            text = environment.get(name)
+            if text is not None:
+                values[item.name] = _integer(name, text) if item.type == "int" else text
+            elif item.default is MISSING:
+                raise SettingsError(f"{name} is not set, it must be")
+        return cls(**values)  # type: ignore[arg-type]
+
+
+def seed_accounts(environment: Mapping[str, str]) -> dict[str, int]:
+    """
+    Read the accounts to open at start, such as `alice=100000,bob=100000`, in fen.
+
+    Raises:
+        SettingsError: a part of it is not user=balance, or a user is named twice.
+    """
+    balances: dict[str, int] = {}
+    for part in filter(None, map(str.strip, environment.get(SEED_VARIABLE, "").split(","))):
+        user, _, text = part.partition("=")
+        balance = _integer(SEED_VARIABLE, text)
+        if not re.fullmatch(IDENTIFIER, user) or not 0 <= balance <= MAX_AMOUNT or user in balances:
+            raise SettingsError(
+                f"{SEED_VARIABLE} has the part {part!r}, allowed is user=balance, each user once, "
+                f"0 to {MAX_AMOUNT} fen"
+            )
+        balances[user] = balance
+    return balances
+
+
+def _integer(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise SettingsError(f"{name} is {text!r}, allowed is a whole number")
+    return int(text)

@@ -1,0 +1,126 @@
+"""`python -m demo_points_service`: one process of the points service, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import resources
+from types import FrameType
+
+import uvicorn
+
+from demo_points_service import logs
+from demo_points_service.app import create_app
+from demo_points_service.awards import Points, register_handlers
+from demo_points_service.crash_points import with_crash_point
+from demo_points_service.settings import Settings
+
+# `schema` is not part of the public interface of rmq_txn: services migrate with their own tool, or
+# with `rmq-txn schema apply`. A demo makes its tables at start, so that there is no step to forget.
+from rmq_txn import Database, IdempotentConsumer, RocketMQ, schema
+from rmq_txn.errors import (
+    BrokerUnavailableError,
+    DatabaseUnavailableError,
+    NativeLibraryError,
+    RmqTxnError,
+    SettingsError,
+)
+
+EXIT_OK = 0
+EXIT_FAILED = 1  # the log says why; a port that is taken, for one
+EXIT_SETTINGS = 2  # an environment variable is missing or wrong
+EXIT_NOT_USABLE = 3  # the native RocketMQ library is missing: rmq-txn native install
+EXIT_UNAVAILABLE = 4  # broker or database can't be reached: the same command may work later
+
+# After SIGTERM running requests, deliveries that are already here, then the consumer, get this long
+# each; together less than the 10 s that container platforms wait before SIGKILL.
+_REQUESTS_SECONDS = 2
+_DRAIN_SECONDS = 2.0
+_CONSUMER_SECONDS = 4.0
+# /health answers beside the threads of requests and messages.
+_HEALTH_CONNECTIONS = 1
+
+
+def main() -> int:
+    """Run the service and return the exit code."""
+    # uvicorn raises a signal again after its shutdown; then, and before it runs, that means: end well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+    try:
+        return _serve()
+    except RmqTxnError as error:
+        sys.stderr.write(f"demo_points_service: {error}\n")
+        return _exit_code(error)
+
+
+def _serve() -> int:
+    settings = Settings.from_environment(os.environ)
+    logs.configure(settings.log_format)
+    database = Database.mysql(
+        settings.database_url, pool_size=settings.threads + settings.http_threads + _HEALTH_CONNECTIONS
+    )
+    consumer = IdempotentConsumer(
+        group="points-service",
+        broker=with_crash_point(RocketMQ(settings.name_server), os.environ),
+        database=database,
+        threads=settings.threads,
+        drain_seconds=_DRAIN_SECONDS,
+        close_timeout_seconds=_CONSUMER_SECONDS,
+    )
+    register_handlers(consumer)
+    try:
+        schema.apply(database)
+        _make_tables(database)
+        app = create_app(consumer, Points(database), threads=settings.http_threads)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                timeout_graceful_shutdown=_REQUESTS_SECONDS,
+            )
+        )
+        exit_code = _run(server)
+        error: RmqTxnError | None = getattr(app.state, "start_error", None)
+        if error is not None:
+            raise error
+        return exit_code
+    finally:
+        consumer.close()  # nothing to do unless a signal came while it was starting
+        database.close()
+
+
+def _run(server: uvicorn.Server) -> int:
+    try:
+        server.run()
+    except SystemExit as end:
+        # Of `_exit`, or of uvicorn when it can't start, with a code that differs by version.
+        return EXIT_OK if end.code == EXIT_OK else EXIT_FAILED
+    return EXIT_OK if server.started else EXIT_FAILED
+
+
+def _make_tables(database: Database) -> None:
+    script = resources.files("demo_points_service").joinpath("schema.sql").read_text(encoding="utf-8")
+    schema.run_script(database, script)
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(EXIT_OK)
+
+
+def _exit_code(error: RmqTxnError) -> int:
+    if isinstance(error, SettingsError):
+        return EXIT_SETTINGS
+    if isinstance(error, NativeLibraryError):
+        return EXIT_NOT_USABLE
+    if isinstance(error, (BrokerUnavailableError, DatabaseUnavailableError)):
+        return EXIT_UNAVAILABLE
+    return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""
+What the documents say, done: the code and commands of both READMEs run against real servers.
+
+The READMEs name servers on their usual ports. `Reader` puts those of this test run in their place,
+and gives topic, groups and databases names of their own, because other tests use the same servers;
+nothing else of a block is changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import pymysql
+import pytest
+
+import rmq_txn
+from devstack import LocalStack
+from devstack.rocketmq import CLUSTER_NAME
+from rmq_txn.errors import TransactionError
+from rmq_txn.pool import parse_url
+from tests.kit.rows import rows
+from tests.kit.wait import until
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+READMES = ("README.md", "README.zh-CN.md")
+DOCUMENTS = sorted(
+    path.relative_to(CHECKOUT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "demo_*/*.md")
+    for path in CHECKOUT.glob(pattern)
+)
+PROMISE = "effects inside your database happen once; delivery is at least once; order is not promised"
+PROGRAMS = ("./dev", "rmq-txn", "pip", "python", "mqadmin")
+
+HERE = "tests/integration/test_docs.py::test_the_readme_does_what_it_says"
+# Every command in the READMEs, and the test that runs it. A command without a test is an error.
+COMMANDS = {
+    "./dev demo": "tests/e2e/test_demo_services.py::test_ctrl_c_in_the_tutorial_stops_everything",
+    "./dev demo --once": "tests/e2e/test_demo_services.py::test_the_tutorial_runs_to_its_end",
+    "./dev test": HERE,  # this run: .ci/run is nothing but ./dev test
+    "pip install '.[native-install]'": "tests/test_packaging.py::test_the_files_come_from_the_wheel",
+    "rmq-txn native install": "tests/unit/test_library.py::test_install_downloads_from_the_configured_index",
+    "rmq-txn schema apply --database-url mysql://account:secret@127.0.0.1:3306/account": HERE,
+    "rmq-txn schema apply --database-url mysql://points:secret@127.0.0.1:3306/points": HERE,
+    "mqadmin updateTopic -n 127.0.0.1:9876 -c DefaultCluster -t transfer": HERE,
+    "python points_service.py": HERE,
+    "python account_service.py": HERE,
+}
+
+
+def text_of(name: str) -> str:
+    """Return a document of the checkout."""
+    return (CHECKOUT / name).read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def without_comments(language: str, block: str) -> str:
+    """Return what a machine reads of a block: comments may be in the reader's language."""
+    if language != "python":
+        return block
+    tokens = tokenize.generate_tokens(io.StringIO(block).readline)
+    kept = [token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
+    return " ".join(token.string for token in kept)
+
+
+def file_name(block: str) -> str:
+    """Return the file that a Python block belongs to; its first line says so."""
+    found = re.match(r"# (\w+\.py)\n", block)
+    assert found, f"the first line of a Python block names its file: {block[:60]!r}"
+    return found[1]
+
+
+def shell_commands(text: str) -> set[str]:
+    """Return the commands of shell blocks, and those that the prose quotes."""
+    found = {line for block in blocks(text, "sh") for line in block.splitlines()}
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    quoted = re.findall(r"`([^`\n]+)`", prose)
+    return found | {words for words in quoted if words.split()[0] in PROGRAMS and " " in words}
+
+
+class Reader:
+    """Does what a README says, in a folder of its own, with the servers of this test run."""
+
+    def __init__(self, readme: str, stack: LocalStack, unique: str, folder: Path) -> None:
+        self.text, self.stack, self.unique, self.folder = text_of(readme), stack, unique, folder
+        self.topic = f"{unique}-transfer"
+
+    def url(self, database: str) -> str:
+        return self.stack.database_url(f"{self.unique}_{database}")
+
+    def here(self, text: str) -> str:
+        """Put this test's names in the place of the README's."""
+        text = text.replace("127.0.0.1:9876", self.stack.name_server).replace("DefaultCluster", CLUSTER_NAME)
+        text = re.sub(r"mysql://\w+:secret@127\.0\.0\.1:3306/(\w+)", lambda found: self.url(found[1]), text)
+        text = re.sub(r'"(transfer|account-service|points-service)"', rf'"{self.unique}-\1"', text)
+        return text.replace("-t transfer", f"-t {self.topic}")
+
+    def make_tables(self) -> None:
+        """Run the SQL block, each part in the database it names."""
+        (script,) = blocks(self.text, "sql")
+        for part in script.split("USE ")[1:]:
+            database, statements = part.split(";", 1)
+            with pymysql.connect(**parse_url(self.url(database))) as connection:
+                for statement in filter(None, map(str.strip, statements.split(";"))):
+                    connection.cursor().execute(statement)
+                connection.commit()
+
+    def write_programs(self) -> None:
+        """Write each Python block to the file it names; a second one is added to the first."""
+        for block in blocks(self.text, "python"):
+            with (self.folder / file_name(block)).open("a", encoding="utf-8") as file:
+                file.write(self.here(block))
+
+    def arguments(self, command: str) -> list[str]:
+        """Return the arguments with which a command of the README runs here."""
+        program, *rest = shlex.split(self.here(command))
+        if program == "mqadmin":
+            jars = self.stack.settings.cache_folder / f"rocketmq-{self.stack.settings.rocketmq_version}"
+            java = [shutil.which("java") or "java", f"-Duser.home={self.folder}", "-cp", f"{jars}/*"]
+            return [*java, "org.apache.rocketmq.tools.command.MQAdminStartup", *rest]
+        python = {"python": [], "rmq-txn": ["-m", "rmq_txn"]}[program]
+        return [sys.executable, *python, *rest]
+
+    def start(self, command: str) -> subprocess.Popen[str]:
+        """Start a command of the README."""
+        return subprocess.Popen(
+            self.arguments(command),
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, command: str) -> str:
+        """Run a command of the README to its end and return what it printed."""
+        with self.start(command) as process:
+            try:
+                output, _ = process.communicate(timeout=60)
+            finally:
+                process.kill()
+        assert process.returncode == 0, f"{command}\n{output}"
+        return output
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readme_does_what_it_says(readme: str, stack: LocalStack, unique: str, tmp_path: Path) -> None:
+    """A reader who follows "Into your own service" line by line gets the promised result."""
+    reader = Reader(readme, stack, unique, tmp_path)
+    reader.make_tables()
+    reader.write_programs()
+    *_, steps = blocks(reader.text, "sh")
+    commands = [line for line in steps.splitlines() if COMMANDS[line] == HERE]
+    *preparations, points_service, account_service = commands
+    for command in preparations:
+        reader.run(command)
+    with reader.start(points_service) as consumer:
+        try:
+            output = reader.run(account_service)
+            assert re.fullmatch(r"committed [0-9a-f]{32}\ndebited [0-9a-f]{32}\n", output), output
+            until(lambda: points_of_alice(reader) == 67, "the points of both transfers", 40)
+            assert rows(reader.url("account"), "SELECT balance FROM account") == [(43300,)]
+            handled = rows(reader.url("points"), "SELECT dedup_key FROM rmq_txn_inbox ORDER BY 1")
+            assert [key.decode() for (key,) in handled] == [f"{id_}.0" for id_ in output.split()[1::2]]
+            consumer.send_signal(signal.SIGTERM)
+            assert consumer.wait(timeout=20) == 0
+        finally:
+            consumer.kill()
+    assert points_of_alice(reader) == 67
+    assert all(number in reader.text for number in ("43300", "67"))
+
+
+def points_of_alice(reader: Reader) -> int:
+    """Return what the points service has stored."""
+    ((points,),) = rows(reader.url("points"), "SELECT points FROM points WHERE user_id = 'alice'")
+    return int(points)
+
+
+@pytest.mark.parametrize("language", ["python", "sql", "sh"])
+def test_both_readmes_have_the_same_blocks(language: str) -> None:
+    """Same code, same files, same commands in the same order; only Python comments are translated."""
+    english, chinese = (blocks(text_of(name), language) for name in READMES)
+    assert english
+    assert [without_comments(language, block) for block in english] == [
+        without_comments(language, block) for block in chinese
+    ]
+    if language == "python":
+        assert [file_name(block) for block in english] == [file_name(block) for block in chinese]
+
+
+def test_both_readmes_have_the_same_shape() -> None:
+    """Headings, table rows, list items, links and quoted commands agree in number and order."""
+
+    def shape(name: str) -> dict[str, list[str]]:
+        text = text_of(name)
+        return {
+            "headings": re.findall(r"^#+ ", text, re.MULTILINE),
+            "rows": [row.count("|") * "|" for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)],
+            "items": re.findall(r"^\* ", text, re.MULTILINE),
+            "links": [link for link in links(text) if link not in READMES],
+            "commands": sorted(shell_commands(text)),
+            "errors": re.findall(r"`(\w+Error)`", text),
+        }
+
+    english, chinese = map(shape, READMES)
+    assert english == chinese
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_command_is_run_by_a_test(readme: str) -> None:
+    """A new command needs a test; a test that is renamed needs a look here."""
+    assert shell_commands(text_of(readme)) == set(COMMANDS)
+    for node_id in COMMANDS.values():
+        path, function = node_id.split("::")
+        tree = ast.parse(text_of(path))
+        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, node_id
+    assert "\nnative-install = [" in text_of("pyproject.toml")
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_readme_has_the_promise_and_every_outcome(readme: str) -> None:
+    """The promise word for word, and each way a transaction can end, by its public name."""
+    text = text_of(readme)
+    assert PROMISE in text
+    named = set(re.findall(r"`(\w+Error)`", text))
+    assert named <= set(rmq_txn.__all__)
+    outcomes = {leaf.__name__ for leaf in TransactionError.__subclasses__()}
+    assert outcomes | {"DatabaseUnavailableError"} <= named
+    assert "`Receipt`" in text
+
+
+def links(text: str) -> list[str]:
+    """Return the targets of the links that lead to files."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    return [target for target in targets if not re.match(r"https?:|#", target)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_to_files_resolve(document: str) -> None:
+    """Relative to the document, as GitHub and editors resolve them."""
+    folder = (CHECKOUT / document).parent
+    missing = [link for link in links(text_of(document)) if not (folder / link.split("#")[0]).exists()]
+    assert missing == []
+
+
+def test_the_glossary_names_modules_that_exist() -> None:
+    """Each term says where it lives."""
+    terms = re.findall(r"^\| .* \| (.*) \|$", text_of("docs/glossary.md"), re.MULTILINE)[1:]
+    named = {module for cell in terms for module in re.findall(r"`([\w/]+\.py)`", cell)}
+    assert named
+    assert [module for module in sorted(named) if not (CHECKOUT / "rmq_txn" / module).exists()] == []
+
+
+def test_decisions_are_numbered_and_have_three_parts() -> None:
+    """Numbers without gaps; what was the question, what was decided, what follows."""
+    records = sorted((CHECKOUT / "docs" / "decisions").glob("*.md"))
+    assert [path.name[:5] for path in records] == [f"{n:04d}-" for n in range(1, len(records) + 1)]
+    for path in records:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(f"# {path.name[:4]} ")
+        assert re.findall("^## (.*)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"], path

@@ -1,0 +1,86 @@
+"""Hooks between the statements of our sessions, put in from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pymysql
+
+from rmq_txn import database
+from rmq_txn.session import Session
+from tests.kit import wait
+
+COMMIT = "COMMIT"
+BEGIN = "BEGIN"
+
+
+class HookedSession(Session):
+    """Tells a hook of each statement: once before it is sent, once after its answer."""
+
+    before: Callable[[Session, str], None] = staticmethod(lambda _session, _sql: None)
+    after: Callable[[Session, str], None] = staticmethod(lambda _session, _sql: None)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.after(self, BEGIN)
+
+    def execute(self, sql: str, args: Any = None) -> int:
+        """See Session."""
+        self.before(self, sql)
+        result = super().execute(sql, args)
+        self.after(self, sql)
+        return result
+
+    def _send_commit(self) -> None:
+        self.before(self, COMMIT)
+        super()._send_commit()
+        self.after(self, COMMIT)
+
+
+@contextmanager
+def hooked(
+    before: Callable[[Session, str], None] | None = None, after: Callable[[Session, str], None] | None = None
+) -> Iterator[None]:
+    """Install the hooks for every guarded session that is opened inside the block."""
+
+    class Hooked(HookedSession):
+        pass
+
+    if before is not None:
+        Hooked.before = staticmethod(before)
+    if after is not None:
+        Hooked.after = staticmethod(after)
+
+    def make(pool: Any, txn_id: str, *, guarded: bool) -> Session:
+        return (Hooked if guarded else Session)(pool, txn_id, guarded=guarded)
+
+    with mock.patch.object(database, "Session", make):
+        yield
+
+
+class Killer:
+    """Kills a session's connection on the server, right before its statement number `at`."""
+
+    def __init__(self, parameters: dict[str, Any], at: int) -> None:
+        self._parameters = parameters
+        self._at = at
+        self.statements: list[str] = []
+
+    def __call__(self, session: Session, sql: str) -> None:
+        """Count one statement; see `hooked(before=...)`."""
+        self.statements.append(sql)
+        if len(self.statements) == self._at + 1:
+            with pymysql.connect(**self._parameters) as connection, connection.cursor() as cursor:
+                cursor.execute("KILL CONNECTION %s", (session.connection_id,))
+                wait.until(
+                    lambda: (
+                        not cursor.execute(
+                            "SELECT 1 FROM information_schema.processlist WHERE id = %s",
+                            (session.connection_id,),
+                        )
+                    ),
+                    "the killed connection is gone",
+                )

@@ -1,0 +1,132 @@
+"""
+The wheel that users get: what is in it, and that it works away from the checkout.
+
+The layout is flat, so a test that imports from the checkout would hide a file missing in the wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WITHOUT_NATIVE = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "rocketmq":
+            raise ImportError("rocketmq dynamic library not found")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel with the backend that is installed; nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel alone into a folder of its own."""
+    target = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(
+        [*pip, "--no-index", "--no-deps", "--target", target, wheel],
+        cwd=target,
+        check=True,
+        capture_output=True,
+    )
+    return target
+
+
+def project_version() -> str:
+    """Return the version in pyproject.toml; Python 3.10 has no TOML reader."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^version = "(.+)"$', text, re.MULTILINE)
+    return str(version)
+
+
+def run(installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder without the checkout, finding the wheel's files first."""
+    elsewhere = installed.parent / f"{installed.name}-elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    """Every source file of the package, the marker of its types and its SQL; no demo, no test."""
+    with zipfile.ZipFile(wheel) as opened:
+        names = set(opened.namelist())
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for suffix in ("*.py", "*.sql", "py.typed")
+        for path in (ROOT / "rmq_txn").rglob(suffix)
+    }
+    packed = {name for name in names if name.startswith("rmq_txn/")}
+    assert packed == expected
+    assert "rmq_txn/py.typed" in packed
+    assert any(name.endswith(".sql") for name in packed)
+    assert {name.split("/")[0].split("-")[-1] for name in names - packed} == {"info"}
+
+
+def test_the_metadata_is_what_pyproject_says(wheel: Path) -> None:
+    """Version, run-time dependencies and the console script."""
+    with zipfile.ZipFile(wheel) as opened:
+        (metadata,) = (name for name in opened.namelist() if name.endswith("/METADATA"))
+        lines = opened.read(metadata).decode().splitlines()
+        entry_points = opened.read(metadata.replace("METADATA", "entry_points.txt")).decode()
+    assert f"Version: {project_version()}" in lines
+    assert "rmq-txn = rmq_txn.cli:run" in entry_points
+    required = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
+    names = {re.split(r"[<>=]", line.removeprefix("Requires-Dist: "))[0] for line in required}
+    assert names == {"dbutils", "pymysql", "rocketmq-client-python", "structlog"}
+
+
+def test_the_files_come_from_the_wheel(installed: Path) -> None:
+    """Guard of the other tests here: neither the checkout nor an editable install is imported."""
+    answer = run(installed, "-c", "import rmq_txn; print(rmq_txn.__file__)")
+    assert answer.stderr == ""
+    assert Path(answer.stdout.strip()) == installed / "rmq_txn" / "__init__.py"
+
+
+def test_the_package_imports_without_the_native_library(installed: Path) -> None:
+    """Importing `rocketmq` raises when its library is missing; we import it only when it is used."""
+    program = "import rmq_txn, rmq_txn.cli; [getattr(rmq_txn, name) for name in rmq_txn.__all__]"
+    answer = run(installed, "-c", WITHOUT_NATIVE + program)
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_the_command_reads_its_sql_from_the_wheel(installed: Path) -> None:
+    """A file of data that is missing shows only here."""
+    answer = run(installed, "-m", "rmq_txn", "schema", "print")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "rmq_txn_log" in answer.stdout
+
+
+def test_the_command_knows_its_version(installed: Path) -> None:
+    """It is read from the metadata of the wheel."""
+    assert run(installed, "-m", "rmq_txn", "--version").stdout == f"rmq-txn {project_version()}\n"

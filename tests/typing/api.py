@@ -1,0 +1,109 @@
+"""
+The public API as a type checker sees it. Checked by mypy in `test_api_types.py`, never run.
+
+Lines with `type: ignore[...]` must be errors: `warn_unused_ignores` makes mypy say so if they are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from typing_extensions import assert_type
+
+from rmq_txn import (
+    Database,
+    Delivery,
+    IdempotentConsumer,
+    InDoubtError,
+    Message,
+    Receipt,
+    RocketMQ,
+    Transaction,
+    TransactionProducer,
+)
+from rmq_txn.transport import ProducerTransport, Transport
+
+database = Database.mysql("mysql://app:pw@127.0.0.1:3306/shop", pool_size=4)
+broker = RocketMQ("127.0.0.1:9876")
+assert_type(database, Database)
+assert_type(database.pool_size, int)
+
+# Any transport fits where the protocol is asked for.
+seam: Transport = broker
+native: ProducerTransport = broker.producer("g", lambda check: 1)  # type: ignore[arg-type, return-value]
+
+producer = TransactionProducer(group="g", broker=broker, database=database, topics=["transfer"])
+TransactionProducer(group="g", broker=database, database=database, topics=[])  # type: ignore[arg-type]
+TransactionProducer("g", broker=broker, database=database, topics=[])  # type: ignore[call-arg]
+
+# Form A
+with producer.transaction() as txn:
+    assert_type(txn.execute("UPDATE account SET n = n - %s", (1,)), int)
+    assert_type(txn.execute("UPDATE account SET n = %(n)s", {"n": 1}), int)
+    assert_type(txn.executemany("INSERT INTO t VALUES (%s)", [(1,), (2,)]), int)
+    assert_type(txn.fetchone(), tuple[Any, ...] | None)
+    assert_type(txn.fetchall(), list[tuple[Any, ...]])
+    assert_type(txn.txn_id, str)
+    txn.publish("transfer", {"user": "alice", "nested": {"list": [1, 2.5, None, True]}}, key="k", tag="t")
+    txn.publish("transfer", b"bytes", properties={"a": "1"})
+    txn.publish("transfer", "text")  # type: ignore[arg-type]
+    txn.publish("transfer", {"when": object()})  # type: ignore[dict-item]
+    txn.publish("transfer", b"x", "key")  # type: ignore[call-arg]
+    txn.commit()  # type: ignore[attr-defined]
+    txn.rollback()  # type: ignore[attr-defined]
+assert_type(txn.receipt, Receipt[None])
+assert_type(txn.receipt.txn_id, str)
+assert_type(txn.receipt.message_ids, tuple[str, ...])
+
+
+# Form B: the receipt knows what the work returned.
+def debit(txn: Transaction) -> int:
+    """Return a number."""
+    return txn.execute("UPDATE account SET n = n - 1")
+
+
+def debit_or_none(txn: Transaction) -> str | None:
+    """Return an optional text."""
+    row = txn.fetchone()
+    return str(row[0]) if row else None
+
+
+message = Message("transfer", {"user": "alice"}, key="k")
+assert_type(producer.send_in_transaction(message, debit), Receipt[int])
+assert_type(producer.send_in_transaction([message, message], debit_or_none).value, str | None)
+assert_type(producer.send_in_transaction(message, lambda txn: txn.txn_id), Receipt[str])
+producer.send_in_transaction(message, lambda: None)  # type: ignore[misc, arg-type]
+producer.send_in_transaction("transfer", debit)  # type: ignore[arg-type]
+
+# A value stays what it is.
+message.topic = "other"  # type: ignore[misc]
+producer.send_in_transaction(message, debit).value = 2  # type: ignore[misc]
+
+# Handlers keep their own type.
+consumer = IdempotentConsumer(group="c", broker=broker, database=database, dedup_key=lambda d: d.message_id)
+IdempotentConsumer(group="c", broker=broker, database=database, dedup_key=lambda d: 1)  # type: ignore[arg-type, return-value]
+
+
+@consumer.handles("transfer", tag="paid")
+def award(txn: Transaction, delivery: Delivery) -> int:
+    """Return anything; it is ignored."""
+    assert_type(delivery.json(), Any)
+    assert_type(delivery.body, bytes)
+    assert_type(delivery.txn_id, str | None)
+    assert_type(delivery.key, str | None)
+    assert_type(delivery.dedup_key, str)
+    return txn.execute("INSERT INTO points VALUES (1)")
+
+
+handled: Callable[[Transaction, Delivery], int] = award
+
+
+@consumer.handles("transfer")  # type: ignore[type-var]
+def wrong(delivery: Delivery) -> None:
+    """Take too little."""
+
+
+def outcome(error: InDoubtError) -> str:
+    """Read what an outcome carries."""
+    return error.txn_id

@@ -1,0 +1,116 @@
+"""
+FAKES. A transport and a database without servers, for refusals that come before anything is sent.
+
+They record what they are asked to do, so that a test can say "nothing was". They prove nothing about
+commits: that is what the contract and integration tiers are for, on real servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import pytest
+
+from rmq_txn import Database, schema
+from rmq_txn.message import Outbound
+from rmq_txn.session import SessionState
+from rmq_txn.transport import Checker, Deliver, Execute
+
+URL = "mysql://app:pw@127.0.0.1:1/shop"
+
+
+class FakeTransport:
+    """FAKE. Takes every half message and runs `execute`; nothing is delivered or asked."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outbound] = []
+        self.life: list[str] = []
+        self.subscriptions: dict[str, tuple[str, ...]] = {}
+        self.problem: Exception | None = None
+
+    def producer(self, group: str, check: Checker) -> FakeClient:
+        """See Transport."""
+        return FakeClient(self)
+
+    def consumer(
+        self, group: str, subscriptions: Mapping[str, Sequence[str]], threads: int, deliver: Deliver
+    ) -> FakeClient:
+        """See Transport."""
+        self.subscriptions = {topic: tuple(tags) for topic, tags in subscriptions.items()}
+        return FakeClient(self)
+
+
+class FakeClient:
+    """FAKE. Both kinds of client."""
+
+    def __init__(self, transport: FakeTransport) -> None:
+        self._transport = transport
+
+    def start(self) -> None:
+        """Fail with the transport's problem, if it has one."""
+        self._transport.life.append("start")
+        if self._transport.problem is not None:
+            raise self._transport.problem
+
+    def send_half(self, message: Outbound, execute: Execute) -> None:
+        """Take the message."""
+        self._transport.sent.append(message)
+        execute("FAKE-ID")
+
+    def is_registered(self, _topic: str) -> bool:
+        """Say yes: the broker of a fake knows everybody."""
+        return True
+
+    def close(self, *_seconds: float) -> None:
+        """Close."""
+        self._transport.life.append("close")
+
+
+class FakeSession:
+    """FAKE. Accepts every statement, so that only the producer's own refusals are tested."""
+
+    def __init__(self, txn_id: str, statements: list[str]) -> None:
+        self.txn_id = txn_id
+        self.state = SessionState.OPEN
+        self.connection_id = 0
+        self._statements = statements
+
+    def execute(self, sql: str, args: Any = None) -> int:
+        """Record a statement."""
+        self._statements.append(sql)
+        return 1
+
+    def commit(self) -> None:
+        """Record COMMIT."""
+        self._statements.append("COMMIT")
+        self.state = SessionState.COMMITTED
+
+    def rollback(self) -> bool:
+        """Record ROLLBACK, once."""
+        if self.state is SessionState.OPEN:
+            self._statements.append("ROLLBACK")
+            self.state = SessionState.ROLLED_BACK
+        return self.state is SessionState.ROLLED_BACK
+
+
+class FakeDatabase:
+    """FAKE. Hands out fake sessions and records their statements."""
+
+    def __init__(self, pool_size: int = 16) -> None:
+        self.pool_size = pool_size
+        self.statements: list[str] = []
+
+    def begin(self, txn_id: str) -> FakeSession:
+        """Open a fake session."""
+        return FakeSession(txn_id, self.statements)
+
+    @property
+    def as_database(self) -> Database:
+        """Return this, called a Database."""
+        return cast(Database, self)
+
+
+def fake_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer the schema check without a server."""
+    monkeypatch.setattr(schema, "check", lambda _database: "fake-database-id")

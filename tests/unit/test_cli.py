@@ -1,0 +1,302 @@
+"""The command line: parser, exit codes, and the one line each error prints."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rmq_txn.schema
+from rmq_txn import cli
+from rmq_txn.cli import exit_codes
+from rmq_txn.database import Database
+from rmq_txn.errors import DatabaseUnavailableError, NativeLibraryError, SchemaError, SettingsError
+from rmq_txn.transport import library
+
+URL = "mysql://account:s3cr3t@127.0.0.1:3306/account"
+
+
+class StubDatabase:
+    """Record what the command does with its database."""
+
+    opened: list[str]
+    closed: int
+
+    def __init__(self) -> None:
+        self.opened = []
+        self.closed = 0
+
+    def mysql(self, url: str) -> StubDatabase:
+        """Stand in for the class method."""
+        self.opened.append(url)
+        return self
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> StubDatabase:
+    """Replace the real database."""
+    stub = StubDatabase()
+    monkeypatch.setattr(Database, "mysql", stub.mysql)
+    monkeypatch.delenv("RMQ_TXN_DATABASE_URL", raising=False)
+    return stub
+
+
+def applied(*, created: bool) -> rmq_txn.schema.AppliedSchema:
+    """Return what `schema.apply` would."""
+    return rmq_txn.schema.AppliedSchema(version=1, database_id="an-id", created=created)
+
+
+def failing_with(error: BaseException) -> Any:
+    """Return a function that raises, whatever it is given."""
+
+    def fail(*_args: Any, **_keywords: Any) -> None:
+        raise error
+
+    return fail
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "rmq_txn", *arguments],
+        cwd=Path(cli.__file__).parents[2],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_command_has_a_function_and_a_help() -> None:
+    """The parser alone: no command runs."""
+    parser = cli.build_parser()
+    for arguments in (
+        ["native", "install"],
+        ["native", "status"],
+        ["schema", "print"],
+        ["schema", "apply"],
+    ):
+        assert callable(parser.parse_args(arguments).run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], "Exit codes: 0 done"),
+        (["native", "install", "--help"], "--allow-unknown"),
+        (["native", "install", "--help"], "official rocketmq-client-cpp 2.x .deb is not known"),
+        (["native", "status", "--help"], "Exit 0 if it is usable, 3 if not"),
+        (["schema", "apply", "--help"], "RMQ_TXN_DATABASE_URL"),
+        (["--version"], "rmq-txn"),
+    ],
+)
+def test_help_says_what_a_user_needs(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Environment variables, exit codes and the need for --allow-unknown are in the help."""
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == exit_codes.OK
+    assert expected in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "rmq-txn: the following arguments are required: COMMAND (see `rmq-txn --help`)\n"),
+        (["native"], "rmq-txn: the following arguments are required: COMMAND (see `rmq-txn native"),
+        (["schema", "apply", "--nonsense"], "rmq-txn: unrecognized arguments: --nonsense (see"),
+        (["schema", "print", URL], "rmq-txn: unrecognized arguments: mysql://***@127.0.0.1:3306"),
+        (["native", "install", "--from"], "rmq-txn: argument --from: expected one argument (see"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_2(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A URL in the wrong place is shown without its password."""
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    assert exit_info.value.code == exit_codes.USAGE
+    printed = capsys.readouterr()
+    assert printed.err.startswith(expected)
+    assert printed.err.count("\n") == 1
+    assert "s3cr3t" not in printed.err
+    assert printed.out == ""
+
+
+def test_allow_unknown_without_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """What comes from the index is pinned, so there is nothing to allow."""
+    assert cli.main(["native", "install", "--allow-unknown"]) == exit_codes.USAGE
+    assert capsys.readouterr().err == "rmq-txn: --allow-unknown needs --from FILE\n"
+
+
+def test_an_installed_library_that_does_not_load_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file in the right place with the right hash may still miss libz or a newer glibc."""
+    monkeypatch.setattr(library, "install", lambda _source, allow_unknown: tmp_path / "lib.so")
+    monkeypatch.setattr(library, "load_problem", lambda _path: "version `GLIBC_2.30' not found")
+    assert cli.main(["native", "install"]) == exit_codes.NOT_USABLE
+    line = capsys.readouterr().err
+    assert line.endswith("lib.so is in place but can't be used: version `GLIBC_2.30' not found\n")
+
+
+def test_schema_print_prints_the_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Byte for byte, so that it can be piped into a client."""
+    monkeypatch.setattr(rmq_txn.schema, "script", lambda: "CREATE TABLE x (y INT);\n")
+    assert cli.main(["schema", "print"]) == exit_codes.OK
+    assert capsys.readouterr().out == "CREATE TABLE x (y INT);\n"
+
+
+def test_the_real_script_names_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """The interface that the command relies on."""
+    assert cli.main(["schema", "print"]) == exit_codes.OK
+    printed = capsys.readouterr().out
+    assert "rmq_txn_log" in printed
+    assert "rmq_txn_inbox" in printed
+
+
+def test_a_reader_that_stops_reading_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`rmq-txn schema print | true`."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as closed:
+        child = subprocess.run(
+            [sys.executable, "-m", "rmq_txn", "schema", "print"],
+            cwd=Path(cli.__file__).parents[2],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert child.returncode == exit_codes.FAILED
+    assert child.stderr == b""
+
+
+@pytest.mark.parametrize(("created", "expected"), [(True, "created"), (False, "already there")])
+def test_schema_apply_says_what_the_database_holds(
+    created: bool,
+    expected: str,
+    database: StubDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Version and identity; the database is closed; harmless when repeated."""
+    monkeypatch.setattr(rmq_txn.schema, "apply", lambda _database: applied(created=created))
+    assert cli.main(["schema", "apply", "--database-url", URL]) == exit_codes.OK
+    assert capsys.readouterr().out == f"{expected}: schema version 1, database id an-id\n"
+    assert (database.opened, database.closed) == ([URL], 1)
+
+
+def test_the_database_url_may_come_from_the_environment(
+    database: StubDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The argument wins over the variable."""
+    monkeypatch.setattr(rmq_txn.schema, "apply", lambda _database: applied(created=True))
+    monkeypatch.setenv("RMQ_TXN_DATABASE_URL", "mysql://from@environment/x")
+    assert cli.main(["schema", "apply"]) == exit_codes.OK
+    assert cli.main(["schema", "apply", "--database-url", URL]) == exit_codes.OK
+    assert database.opened == ["mysql://from@environment/x", URL]
+
+
+def test_a_missing_database_url_is_exit_2(database: StubDatabase, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names both ways to give it."""
+    assert cli.main(["schema", "apply"]) == exit_codes.USAGE
+    line = capsys.readouterr().err
+    assert line == "rmq-txn: which database? pass --database-url URL or set RMQ_TXN_DATABASE_URL\n"
+    assert database.opened == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingsError("bad pool"), exit_codes.USAGE),
+        (DatabaseUnavailableError("no answer"), exit_codes.UNAVAILABLE),
+        (SchemaError("too new"), exit_codes.FAILED),
+        (NativeLibraryError("missing"), exit_codes.NOT_USABLE),
+        (KeyboardInterrupt(), exit_codes.INTERRUPTED),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(
+    error: BaseException,
+    code: int,
+    database: StubDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line with the message; the database is closed all the same."""
+    monkeypatch.setattr(rmq_txn.schema, "apply", failing_with(error))
+    assert cli.main(["schema", "apply", "--database-url", URL]) == code
+    assert capsys.readouterr().err == f"rmq-txn: {str(error) or 'interrupted'}\n"
+    assert database.closed == 1
+
+
+def test_a_message_of_several_lines_with_a_url_becomes_one_line_without_password(
+    database: StubDatabase, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last net, whatever a message was made of."""
+    monkeypatch.setattr(rmq_txn.schema, "apply", failing_with(SchemaError(f"no\n  way: {URL}")))
+    assert cli.main(["schema", "apply", "--database-url", URL]) == exit_codes.FAILED
+    assert capsys.readouterr().err == "rmq-txn: no way: mysql://***@127.0.0.1:3306/account\n"
+
+
+def test_a_bug_is_a_traceback_and_not_an_exit_code(
+    database: StubDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody expected must be seen in full."""
+    monkeypatch.setattr(rmq_txn.schema, "apply", failing_with(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["schema", "apply", "--database-url", URL])
+
+
+def test_exit_codes_are_distinct() -> None:
+    """A script can tell them apart."""
+    codes = [value for name, value in vars(exit_codes).items() if name.isupper()]
+    assert len(set(codes)) == len(codes) == 6
+
+
+def test_the_module_runs_as_a_program() -> None:
+    """`python -m rmq_txn` is the console script: exit code and stderr of a real process."""
+    assert run("--help").returncode == exit_codes.OK
+    wrong = run("schema", "apply", RMQ_TXN_DATABASE_URL="")
+    assert wrong.returncode == exit_codes.USAGE
+    assert wrong.stderr.startswith("rmq-txn: which database?")
+
+
+def test_an_unreachable_database_is_exit_4() -> None:
+    """The real driver against a port that nobody listens on; the password is not in the line."""
+    answer = run("schema", "apply", "--database-url", "mysql://account:s3cr3t@127.0.0.1:1/account")
+    assert answer.returncode == exit_codes.UNAVAILABLE
+    assert answer.stderr.startswith("rmq-txn: ")
+    assert answer.stderr.count("\n") == 1
+    assert "s3cr3t" not in answer.stderr
+
+
+def test_the_driver_is_loaded_only_by_the_command_that_needs_it() -> None:
+    """No module of the command line imports the database side while it is itself imported."""
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        imported = [
+            ast.unparse(node)
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        assert not [line for line in imported if "database" in line or "rmq_txn import" in line]
+
+
+def test_parsers_are_one_kind() -> None:
+    """Subcommands inherit the one-line errors of the main parser."""
+    parser = cli.build_parser()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            assert {type(choice) for choice in action.choices.values()} == {type(parser)}

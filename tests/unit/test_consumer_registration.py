@@ -1,0 +1,172 @@
+"""What a consumer refuses when it is made, when handlers are registered, and when it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from rmq_txn import Database, Delivery, IdempotentConsumer, InvalidMessageError, Transaction
+from rmq_txn.errors import BrokerUnavailableError, LifecycleError, SettingsError
+from rmq_txn.lifecycle import State
+from tests.unit.fakes import URL, FakeDatabase, FakeTransport, fake_schema
+
+
+def handler(_txn: Transaction, _delivery: Delivery) -> None:
+    """Do nothing."""
+
+
+@pytest.fixture
+def transport(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
+    """Return a fake transport; the schema check is faked too."""
+    fake_schema(monkeypatch)
+    return FakeTransport()
+
+
+def make(transport: FakeTransport, **settings: Any) -> IdempotentConsumer:
+    """Return a consumer on fakes."""
+    sound: dict[str, Any] = {"group": "points", "database": FakeDatabase().as_database}
+    return IdempotentConsumer(broker=transport, **(sound | settings))
+
+
+@pytest.mark.parametrize("group", ["", "a b", "g" * 121, "%RETRY%g", None])
+def test_a_group_no_broker_can_carry_is_refused(transport: FakeTransport, group: Any) -> None:
+    """When the consumer is made."""
+    with pytest.raises(InvalidMessageError, match="group is"):
+        make(transport, group=group)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 3, True, float("nan")])
+def test_more_threads_than_connections_are_refused(transport: FakeTransport, threads: Any) -> None:
+    """Each handler holds a connection; the others would time out waiting for one."""
+    with pytest.raises(SettingsError, match=r"allowed is 1 to the database's pool_size \(2\)"):
+        make(transport, threads=threads, database=Database.mysql(URL, pool_size=2))
+    assert make(transport, threads=2, database=Database.mysql(URL, pool_size=2)).state is State.NEW
+
+
+@pytest.mark.parametrize("topic", ["", "a b", "主题", None])
+def test_a_topic_that_can_not_be_subscribed_to_is_refused(transport: FakeTransport, topic: Any) -> None:
+    """Before the function is looked at."""
+    with pytest.raises(InvalidMessageError, match="topic is"):
+        make(transport).handles(topic)
+
+
+@pytest.mark.parametrize("tag", ["", "a||b", "a | b", " a", None, 5])
+def test_a_tag_that_can_not_be_subscribed_to_is_refused(transport: FakeTransport, tag: Any) -> None:
+    """An expression is not a tag: register once for each."""
+    with pytest.raises(InvalidMessageError, match="tag is"):
+        make(transport).handles("transfer", tag=tag)
+
+
+@pytest.mark.parametrize("tag", ["*", "paid"])
+def test_a_second_handler_for_the_same_topic_and_tag_is_refused(transport: FakeTransport, tag: str) -> None:
+    """One of them would silently never be called. The first stays."""
+    consumer = make(transport)
+    consumer.handles("transfer", tag=tag)(handler)
+    with pytest.raises(SettingsError, match=r"topic 'transfer' with tag '.+' has a handler already"):
+        consumer.handles("transfer", tag=tag)(lambda _txn, _delivery: None)
+    consumer.handles("transfer", tag="other")(handler)
+    consumer.handles("audit", tag=tag)(handler)
+    consumer.start()
+    consumer.close()
+    assert transport.subscriptions == {"transfer": (tag, "other"), "audit": (tag,)}
+
+
+def test_an_async_handler_is_refused(transport: FakeTransport) -> None:
+    """It would return a coroutine nobody awaits: acknowledged, remembered, never done."""
+
+    async def award(_txn: Transaction, _delivery: Delivery) -> None:
+        """Never awaited."""
+
+    consumer = make(transport)
+    with pytest.raises(SettingsError, match="handler 'award' is an async function"):
+        consumer.handles("transfer")(award)
+    with pytest.raises(SettingsError, match="no handler is registered"):
+        consumer.start()
+
+
+def test_registering_returns_the_function_itself(transport: FakeTransport) -> None:
+    """So that it can be called, and tested, as what it is."""
+    assert make(transport).handles("transfer")(handler) is handler
+
+
+def test_handlers_are_frozen_by_the_start(transport: FakeTransport) -> None:
+    """The native client ignores later subscriptions."""
+    consumer = make(transport)
+    consumer.handles("transfer")(handler)
+    consumer.start()
+    with pytest.raises(LifecycleError, match=r"can't be added after start\(\): subscriptions are frozen"):
+        consumer.handles("audit")
+    consumer.close()
+    with pytest.raises(LifecycleError, match="can't be added after start"):
+        consumer.handles("audit")
+    assert transport.subscriptions == {"transfer": ("*",)}
+
+
+def test_a_start_without_handlers_is_refused_and_may_be_repeated(transport: FakeTransport) -> None:
+    """Nothing was started, so a handler may still be added."""
+    consumer = make(transport)
+    with pytest.raises(SettingsError, match=r"no handler is registered; decorate a function with @consumer"):
+        consumer.start()
+    assert transport.life == []
+    consumer.handles("transfer")(handler)
+    consumer.start()
+    assert consumer.state is State.RUNNING
+    consumer.close()
+    assert transport.life == ["start", "close"]
+
+
+def test_a_second_start_is_refused(transport: FakeTransport) -> None:
+    """There is no restart."""
+    consumer = make(transport)
+    consumer.handles("transfer")(handler)
+    with consumer, pytest.raises(LifecycleError, match="is running, it can be started once"):
+        consumer.start()
+    with pytest.raises(LifecycleError, match="is closed, it can be started once"):
+        consumer.start()
+
+
+def test_a_start_that_fails_closes_the_client(transport: FakeTransport) -> None:
+    """The error arrives unchanged."""
+    transport.problem = BrokerUnavailableError("away")
+    consumer = make(transport)
+    consumer.handles("transfer")(handler)
+    with pytest.raises(BrokerUnavailableError, match="away"):
+        consumer.start()
+    assert transport.life == ["start", "close"]
+    assert consumer.state is State.CLOSED
+
+
+def test_start_and_close_are_refused_on_an_event_loop(transport: FakeTransport) -> None:
+    """They block."""
+    consumer = make(transport)
+    consumer.handles("transfer")(handler)
+
+    async def on_the_loop() -> None:
+        with pytest.raises(LifecycleError, match=r"asyncio\.to_thread"):
+            consumer.start()
+        with pytest.raises(LifecycleError, match=r"asyncio\.to_thread"):
+            consumer.close()
+
+    asyncio.run(on_the_loop())
+    assert transport.life == []
+
+
+def test_run_needs_the_main_thread(transport: FakeTransport) -> None:
+    """It handles signals, which Python gives to the main thread only."""
+    consumer = make(transport)
+    consumer.handles("transfer")(handler)
+    said: list[str] = []
+
+    def elsewhere() -> None:
+        with pytest.raises(LifecycleError) as caught:
+            consumer.run()
+        said.append(str(caught.value))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join(10)
+    assert said == ["run() handles signals and needs the main thread; use start() and close()"]
+    assert transport.life == []

@@ -13,7 +13,7 @@ from rmq_txn.pool import DUPLICATE_KEY, error_code
 from rmq_txn.session import Session
 from rmq_txn.sql import SCHEMA, STATEMENTS, without_comments
 
-VERSION = 1
+VERSION = 2
 _NO_SUCH_TABLE = 1146
 
 
@@ -24,7 +24,9 @@ class AppliedSchema:
     version: int
     database_id: str
     created: bool
-    """False: the tables were there already."""
+    """False: a database with our tables, perhaps of an older version."""
+    upgraded: bool = False
+    """True: it had an older version."""
 
 
 def script() -> str:
@@ -34,16 +36,19 @@ def script() -> str:
 
 def apply(database: Database) -> AppliedSchema:
     """
-    Create the tables that are missing and give the database its identity. Safe to repeat.
+    Create the tables that are missing, give the database its identity, raise its version. Safe to repeat.
 
+    An older version lacks only tables, so this is the upgrade, too. The version is never lowered.
     DDL commits by itself, so this is never part of a transaction; two runs at once are safe.
 
     Raises:
-        SchemaError: the server refused a statement, for want of a privilege for instance.
+        SchemaError: the server refused a statement, for want of a privilege for instance; or the
+            tables are of a newer version than this package.
         DatabaseUnavailableError: the database can't be asked.
     """
     run_script(database, SCHEMA)
     session = database.begin_check("schema")
+    upgraded = False
     try:
         try:
             session.execute(STATEMENTS["insert_identity"], (VERSION, str(uuid.uuid4())))
@@ -52,10 +57,11 @@ def apply(database: Database) -> AppliedSchema:
             if error_code(error) != DUPLICATE_KEY:
                 raise
             created = False
+            upgraded = session.execute(STATEMENTS["raise_schema_version"], (VERSION, VERSION)) == 1
         session.commit()
     finally:
         session.rollback()
-    return AppliedSchema(VERSION, check(database), created)
+    return AppliedSchema(VERSION, check(database), created, upgraded)
 
 
 def run_script(database: Database, script: str) -> None:

@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     apply = actions.add_parser(
         "apply",
-        help="create the tables; harmless when they are there",
+        help="create or upgrade the tables; harmless when they are there",
         description="Create what is missing of the tables of this package and show their version.",
         epilog=_APPLY_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,6 +62,6 @@ def _apply(arguments: argparse.Namespace) -> int:
         applied = schema.apply(database)
     finally:
         database.close()
-    done = "created" if applied.created else "already there"
+    done = "created" if applied.created else "upgraded" if applied.upgraded else "already there"
     print(f"{done}: schema version {applied.version}, database id {applied.database_id}")
     return exit_codes.OK

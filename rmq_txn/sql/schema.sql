@@ -22,6 +22,24 @@ CREATE TABLE IF NOT EXISTS rmq_txn_log (
     message_ids VARBINARY(2048)  NOT NULL   -- of the half messages that won, by position, comma between
 ) ENGINE = InnoDB;
 
+-- Producer: a copy of each message, committed with the transaction that publishes it, and kept until
+-- the broker surely has the message. What the broker gave up on is published again from here.
+CREATE TABLE IF NOT EXISTS rmq_txn_outbox (
+    txn_id      VARBINARY(32)     NOT NULL,
+    position    SMALLINT UNSIGNED NOT NULL,  -- of the message in its transaction, from 0
+    message_id  VARBINARY(64)     NOT NULL,  -- of its half message, UNIQ_KEY
+    topic       VARBINARY(127)    NOT NULL,
+    message_key VARBINARY(1020),             -- KEYS
+    tag         VARBINARY(1020),             -- TAGS
+    properties  MEDIUMBLOB        NOT NULL,  -- all others, ours included, as JSON
+    body        LONGBLOB          NOT NULL,  -- as sent
+    failures    INT UNSIGNED      NOT NULL DEFAULT 0,  -- how often publishing it again failed
+    retry_at    TIMESTAMP         NULL DEFAULT NULL,   -- not again before this time
+    created_at  TIMESTAMP         NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (txn_id, position),
+    KEY by_age (created_at)
+) ENGINE = InnoDB;
+
 -- Consumer: what was handled. Committed together with the handler's writes.
 CREATE TABLE IF NOT EXISTS rmq_txn_inbox (
     consumer_group VARBINARY(120) NOT NULL,

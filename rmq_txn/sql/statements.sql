@@ -20,6 +20,10 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- name: insert_identity
 INSERT INTO rmq_txn_identity (only_row, schema_version, database_id) VALUES (1, %s, %s)
 
+-- name: raise_schema_version
+-- After the missing tables were made. Never lowered: a newer package may have been here.
+UPDATE rmq_txn_identity SET schema_version = %s WHERE only_row = 1 AND schema_version < %s
+
 -- name: insert_log_row
 -- Duplicate key 1062: a check-back fenced this transaction first.
 INSERT INTO rmq_txn_log (txn_id, state, message_ids) VALUES (%s, %s, %s)

@@ -51,9 +51,9 @@ def database(monkeypatch: pytest.MonkeyPatch) -> StubDatabase:
     return stub
 
 
-def applied(*, created: bool) -> rmq_txn.schema.AppliedSchema:
+def applied(*, created: bool, upgraded: bool = False) -> rmq_txn.schema.AppliedSchema:
     """Return what `schema.apply` would."""
-    return rmq_txn.schema.AppliedSchema(version=1, database_id="an-id", created=created)
+    return rmq_txn.schema.AppliedSchema(2, "an-id", created, upgraded)
 
 
 def failing_with(error: BaseException) -> Any:
@@ -184,18 +184,23 @@ def test_a_reader_that_stops_reading_is_no_traceback(monkeypatch: pytest.MonkeyP
     assert child.stderr == b""
 
 
-@pytest.mark.parametrize(("created", "expected"), [(True, "created"), (False, "already there")])
+@pytest.mark.parametrize(
+    ("created", "upgraded", "expected"),
+    [(True, False, "created"), (False, True, "upgraded"), (False, False, "already there")],
+)
 def test_schema_apply_says_what_the_database_holds(
     created: bool,
+    upgraded: bool,
     expected: str,
     database: StubDatabase,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Version and identity; the database is closed; harmless when repeated."""
-    monkeypatch.setattr(rmq_txn.schema, "apply", lambda _database: applied(created=created))
+    result = applied(created=created, upgraded=upgraded)
+    monkeypatch.setattr(rmq_txn.schema, "apply", lambda _database: result)
     assert cli.main(["schema", "apply", "--database-url", URL]) == exit_codes.OK
-    assert capsys.readouterr().out == f"{expected}: schema version 1, database id an-id\n"
+    assert capsys.readouterr().out == f"{expected}: schema version 2, database id an-id\n"
     assert (database.opened, database.closed) == ([URL], 1)
 
 

@@ -14,7 +14,7 @@ from rmq_txn import schema, sql
 from rmq_txn.sql import SCHEMA, STATEMENTS, without_comments
 
 PACKAGE = Path(rmq_txn.__file__).parent
-TABLES = {"rmq_txn_identity", "rmq_txn_log", "rmq_txn_inbox"}
+TABLES = {"rmq_txn_identity", "rmq_txn_log", "rmq_txn_outbox", "rmq_txn_inbox"}
 RAW = resources.files(sql).joinpath("statements.sql").read_text(encoding="utf-8")
 
 

@@ -92,6 +92,21 @@ class IdempotentConsumer:
         """Where in its life this consumer is."""
         return self._lifecycle.state
 
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return self._group
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics that have a handler."""
+        return tuple(self._handlers)
+
+    @property
+    def broker(self) -> Transport:
+        """The transport it was made with."""
+        return self._broker
+
     def handles(self, topic: str, tag: str = "*") -> Callable[[H], H]:
         """
         Register a handler for a topic and one tag, or `*` for every tag that has no own handler.

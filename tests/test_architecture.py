@@ -56,6 +56,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.cli.exit_codes": 6,
     "rmq_txn.cli.native": 6.1,
     "rmq_txn.cli.schema": 6.1,
+    "rmq_txn.cli.target": 6.1,
     "rmq_txn.cli": 6.2,
     "rmq_txn.__main__": 6.3,
     "rmq_txn": 6,

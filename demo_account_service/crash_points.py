@@ -84,6 +84,9 @@ class _CrashingProducer:
 
         self._inner.send_half(message, execute_and_die if message.key == self._key else execute)
 
+    def send_plain(self, message: Outbound, message_id: str) -> None:
+        self._inner.send_plain(message, message_id)
+
     def is_registered(self, topic: str) -> bool:
         return self._inner.is_registered(topic)
 

@@ -42,6 +42,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.settings": 2.4,
     "rmq_txn.transport.binding": 2.1,
     "rmq_txn.transport.diagnosis": 2.45,
+    "rmq_txn.transport.plain": 2.45,
     "rmq_txn.transport.client": 2.5,
     "rmq_txn.transport.clients": 2.6,
     "rmq_txn.schema": 3,

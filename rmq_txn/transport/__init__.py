@@ -32,7 +32,7 @@ Deliver = Callable[[Delivery], Answer]
 
 
 class ProducerTransport(Protocol):
-    """Sends half messages. Every method but `start` and `close` may be called from any thread."""
+    """Sends messages. Every method but `start`, `close` and `send_plain` may be called from any thread."""
 
     def start(self) -> None:
         """
@@ -55,6 +55,19 @@ class ProducerTransport(Protocol):
         Raises:
             BrokerUnavailableError: the broker did not take the message; `execute` did not run. The
                 broker may have stored it all the same and will then ask.
+        """
+
+    def send_plain(self, message: Outbound, message_id: str) -> None:
+        """
+        Store a message that consumers see at once. For one thread at a time.
+
+        Consumers get it as if a half message of the same content had been committed under
+        `message_id`. When this method raises, the broker may have stored it all the same.
+
+        Raises:
+            InvalidMessageError: the broker refuses this message and would refuse it again; others
+                of its topic may pass.
+            BrokerUnavailableError: no broker said that it has the message; another time it may.
         """
 
     def is_registered(self, topic: str) -> bool:

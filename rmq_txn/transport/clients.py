@@ -17,6 +17,7 @@ from rmq_txn.transport.binding import WORLD, ffi
 from rmq_txn.transport.client import NativeClient
 from rmq_txn.transport.diagnosis import explain
 from rmq_txn.transport.offsets import pin_new_group
+from rmq_txn.transport.plain import PlainSender
 from rmq_txn.transport.remoting import RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 from rmq_txn.verdict import Answer, Verdict
@@ -54,6 +55,7 @@ class NativeProducer(NativeClient):
     def __init__(self, broker: ClusterSettings, group: str, check: Checker) -> None:
         super().__init__(broker, group)
         self._check = check
+        self._plain = PlainSender(broker, group)
         self._sends: dict[int, Callable[[int], int]] = {}
         self._tokens = itertools.count(1)
         self._warm: set[str] = set()
@@ -137,8 +139,7 @@ class NativeProducer(NativeClient):
         try:
             with self._in_flight.one(), binding.native_message(message) as native:
                 # Read while counted: close() frees the client once nothing is counted.
-                if self._handle is None or self._closing.is_set():
-                    raise LifecycleError("this producer client is not started, or closed")
+                self._refuse_unless_open()
                 status = table.dll.SendMessageTransaction(
                     self._handle, native, self._execute_callback, token, ctypes.byref(result)
                 )
@@ -149,6 +150,15 @@ class NativeProducer(NativeClient):
         if ran:
             return None
         return binding.check_status(status) or "the broker's answer was not ok"
+
+    def send_plain(self, message: Outbound, message_id: str) -> None:
+        """See `ProducerTransport.send_plain`."""
+        self._refuse_unless_open()
+        self._plain.send(message, message_id)
+
+    def _refuse_unless_open(self) -> None:
+        if self._handle is None or self._closing.is_set():
+            raise LifecycleError("this producer client is not started, or closed")
 
     def is_registered(self, topic: str) -> bool:
         """See `ProducerTransport.is_registered`."""

@@ -8,6 +8,7 @@ Codes and headers are those of RequestCode.java and ResponseCode.java of Apache 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -149,8 +150,7 @@ class RemotingClient:
         if message_type is not None:
             fields["attributes"] = f"+message.type={message_type}"
         what = f"to create topic {topic!r}"
-        with self._asking(what):
-            self._ask(_UPDATE_AND_CREATE_TOPIC, fields, what)
+        self.tell(_UPDATE_AND_CREATE_TOPIC, fields, what)
 
     def producer_connections(self, group: str) -> tuple[ClientConnection, ...]:
         """
@@ -175,8 +175,7 @@ class RemotingClient:
         configuration of a group that exists: ask first.
         """
         what = f"to create consumer group {group!r}"
-        with self._asking(what):
-            self._ask(_UPDATE_AND_CREATE_GROUP, {}, what, {"groupName": group})
+        self.tell(_UPDATE_AND_CREATE_GROUP, {}, what, json.dumps({"groupName": group}).encode())
 
     def consumer_offset(self, group: str, topic: str, queue: int) -> int | None:
         """Ask a broker where a consumer group stands in a queue; None if it never committed."""
@@ -195,8 +194,7 @@ class RemotingClient:
         """Tell a broker where a consumer group stands in a queue."""
         fields = {"consumerGroup": group, "topic": topic, "queueId": str(queue), "commitOffset": str(offset)}
         what = f"to set the offset of group {group!r} in queue {queue} of topic {topic!r}"
-        with self._asking(what):
-            self._ask(_UPDATE_CONSUMER_OFFSET, fields, what)
+        self.tell(_UPDATE_CONSUMER_OFFSET, fields, what)
 
     def send_back(self, group: str, topic: str, commit_log_offset: int, message_id: str) -> None:
         """Give a message back to the broker that stores it: it delivers it to the group again, later."""
@@ -210,8 +208,7 @@ class RemotingClient:
             "maxReconsumeTimes": "16",
         }
         what = f"to take message {message_id} back from group {group!r}"
-        with self._asking(what):
-            self._ask(_CONSUMER_SEND_MSG_BACK, fields, what)
+        self.tell(_CONSUMER_SEND_MSG_BACK, fields, what)
 
     def max_offset(self, topic: str, queue: int) -> int:
         """Ask a broker for the offset that the next message of a queue will get."""
@@ -232,6 +229,11 @@ class RemotingClient:
                     return ()
                 raise
             return tuple(answers.read_connection(item) for item in wire.as_list(answer, "connectionSet"))
+
+    def tell(self, code: int, fields: Mapping[str, str], what: str, body: bytes = b"") -> None:
+        """Send one request whose answer says only that it succeeded; `what` names it in errors."""
+        with self._asking(what):
+            self._ask(code, fields, what, body)
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
@@ -256,7 +258,7 @@ class RemotingClient:
         return int(offset)
 
     def _ask(
-        self, code: int, fields: Mapping[str, str], what: str, body: Mapping[str, object] | None = None
+        self, code: int, fields: Mapping[str, str], what: str, body: bytes = b""
     ) -> tuple[dict[str, object], bytes]:
         """Send one request to the first endpoint that answers; return header and body."""
         deadline = time.monotonic() + self.timeout_seconds

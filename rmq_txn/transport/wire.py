@@ -54,11 +54,10 @@ class Credentials:
 def encode(
     code: int,
     fields: Mapping[str, str],
-    body: Mapping[str, object] | None = None,
+    content: bytes = b"",
     credentials: Credentials | None = None,
 ) -> bytes:
     """Make the frame of one request."""
-    content = b"" if body is None else json.dumps(body).encode()
     if credentials is not None:
         fields = credentials.sign(fields, content)
     header = {

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rmq_txn.errors import BrokerUnavailableError, LifecycleError
+from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError, LifecycleError
 from rmq_txn.identity import PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Delivery, Message
 from rmq_txn.transport import Check, Transport
@@ -277,6 +278,38 @@ class TransportContract:
         got = desk.deliveries_of(message)[0]
         assert (got.key, got.tag) == (None, None)
 
+    # -- plain messages
+
+    def test_a_plain_message_arrives_as_its_half_message_did(self, desk: Desk) -> None:
+        """Nobody can tell the two deliveries apart but by their time, so the inbox takes them for one."""
+        properties = {"名字": "值 \U0001f600", "Case": "a=b;c,d"}
+        message = desk.message(bytes(range(256)) * 64, key="键-1", tag="标签", properties=properties)
+        message_id = desk.send(message)
+        desk.wait_delivered(message)
+        desk.producer.send_plain(message, message_id)
+        desk.wait_delivered(message, times=2)
+        first, second = (replace(found, born_milliseconds=0) for found in desk.deliveries_of(message)[:2])
+        assert first == second
+        assert not desk.checks_of(message)
+
+    def test_a_plain_message_without_key_and_tag_arrives_too(self, desk: Desk) -> None:
+        """Not as an empty text."""
+        message = desk.message()
+        desk.producer.send_plain(message, "PLAIN-ID")
+        desk.wait_delivered(message)
+        got = desk.deliveries_of(message)[0]
+        assert (got.key, got.tag, got.message_id) == (None, None, "PLAIN-ID")
+
+    def test_a_plain_message_that_is_refused_is_told_from_a_broker_that_is_away(self, desk: Desk) -> None:
+        """The one would be refused for ever, the other may pass later; others are not held up."""
+        sound = desk.message()
+        with pytest.raises(InvalidMessageError, match="refuses"):
+            desk.producer.send_plain(replace(sound, body=b"x" * (5 << 20)), "TOO-LARGE")
+        with pytest.raises(BrokerUnavailableError, match="missing"):
+            desk.producer.send_plain(replace(sound, topic=f"{desk.topic}-missing"), "NO-TOPIC")
+        desk.producer.send_plain(sound, "SOUND")
+        desk.wait_delivered(sound)
+
     # -- deliveries
 
     def test_an_acknowledged_delivery_does_not_come_back(self, desk: Desk) -> None:
@@ -390,11 +423,15 @@ class TransportContract:
         producer = desk.transport.producer(desk.new_group(), desk.answer_check)
         with pytest.raises(LifecycleError):
             producer.send_half(desk.message(), must_not_run)
+        with pytest.raises(LifecycleError):
+            producer.send_plain(desk.message(), "NEVER")
         started = desk.new_silent_producer(group=desk.new_group())
         started.send_half(desk.message(), commit)
         started.close(CLOSE_SECONDS)
         with pytest.raises(LifecycleError):
             started.send_half(desk.message(), must_not_run)
+        with pytest.raises(LifecycleError):
+            started.send_plain(desk.message(), "NEVER")
 
     def test_closing_is_idempotent(self, desk: Desk) -> None:
         """Twice, and without a start."""

@@ -16,7 +16,7 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import RocketMQ
-from rmq_txn.errors import LifecycleError
+from rmq_txn.errors import InvalidMessageError, LifecycleError
 from rmq_txn.message import Delivery, Outbound
 from rmq_txn.transport import (
     Check,
@@ -65,6 +65,10 @@ class Faulty:
         """Change how half messages are sent."""
         producer.send_half(message, execute)
 
+    def send_plain(self, producer: ProducerTransport, message: Outbound, message_id: str) -> None:
+        """Change how plain messages are sent."""
+        producer.send_plain(message, message_id)
+
 
 class FaultyProducer:
     """Sends through its transport's `send`."""
@@ -79,6 +83,10 @@ class FaultyProducer:
     def send_half(self, message: Outbound, execute: Execute) -> None:
         """See ProducerTransport."""
         self._transport.send(self._inner, message, execute)
+
+    def send_plain(self, message: Outbound, message_id: str) -> None:
+        """See ProducerTransport."""
+        self._transport.send_plain(self._inner, message, message_id)
 
     def is_registered(self, topic: str) -> bool:
         """See ProducerTransport."""
@@ -170,6 +178,23 @@ class SendsAfterClose(Faulty):
         """Pretend."""
         with suppress(LifecycleError):
             producer.send_half(message, execute)
+
+
+class SendsPlainMessagesUnderANewId(Faulty):
+    """As a client does that makes an id for each send."""
+
+    def send_plain(self, producer: ProducerTransport, message: Outbound, message_id: str) -> None:
+        """Change the id."""
+        producer.send_plain(message, message_id + "-")
+
+
+class TakesARefusalForSuccess(Faulty):
+    """Then a message is lost without a word."""
+
+    def send_plain(self, producer: ProducerTransport, message: Outbound, message_id: str) -> None:
+        """Say nothing."""
+        with suppress(InvalidMessageError):
+            producer.send_plain(message, message_id)
 
 
 class NeverChecksBack(Faulty):
@@ -294,6 +319,16 @@ FAULTS: list[tuple[type[Faulty], Test, str]] = [
         SendsAfterClose,
         SUITE.test_a_send_before_start_or_after_close_is_refused,
         "DID NOT RAISE LifecycleError",
+    ),
+    (
+        SendsPlainMessagesUnderANewId,
+        SUITE.test_a_plain_message_arrives_as_its_half_message_did,
+        "assert Delivery",
+    ),
+    (
+        TakesARefusalForSuccess,
+        SUITE.test_a_plain_message_that_is_refused_is_told_from_a_broker_that_is_away,
+        "DID NOT RAISE InvalidMessageError",
     ),
     (
         NeverChecksBack,

@@ -37,12 +37,14 @@ class Wrapped:
         around_check: Callable[[Checker], Checker] = lambda check: check,
         around_deliver: Callable[[Deliver], Deliver] = lambda deliver: deliver,
         on_send: Callable[[Outbound], object] = lambda _message: None,
+        on_send_plain: Callable[[Outbound], object] = lambda _message: None,
     ) -> None:
         self._inner = inner
         self._around_execute = around_execute
         self._around_check = around_check
         self._around_deliver = around_deliver
         self._on_send = on_send
+        self._on_send_plain = on_send_plain
 
     def producer(self, group: str, check: Checker) -> ProducerTransport:
         """See Transport."""
@@ -66,6 +68,10 @@ class _WrappedProducer:
     def send_half(self, message: Outbound, execute: Execute) -> None:
         self._hooks._on_send(message)
         self._inner.send_half(message, self._hooks._around_execute(execute))
+
+    def send_plain(self, message: Outbound, message_id: str) -> None:
+        self._hooks._on_send_plain(message)
+        self._inner.send_plain(message, message_id)
 
     def is_registered(self, topic: str) -> bool:
         return self._inner.is_registered(topic)

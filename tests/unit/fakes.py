@@ -58,6 +58,9 @@ class FakeClient:
         self._transport.sent.append(message)
         execute("FAKE-ID")
 
+    def send_plain(self, _message: Outbound, _message_id: str) -> None:
+        """Take the message."""
+
     def is_registered(self, _topic: str) -> bool:
         """Say yes: the broker of a fake knows everybody."""
         return True

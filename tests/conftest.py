@@ -28,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap tests first: unit, contract, integration, e2e; the rest keeps its (random) order."""
-    tiers = ["unit", "contract", "integration", "e2e"]
+    """Cheap tests first: unit, model, contract, integration, e2e; the rest keeps its (random) order."""
+    tiers = ["unit", "model", "contract", "integration", "e2e"]
 
     def tier(item: pytest.Item) -> int:
         folder = Path(item.path).relative_to(CHECKOUT / "tests").parts[0]

@@ -106,7 +106,7 @@ class Database:
 
     def begin(self, txn_id: str) -> Session:
         """
-        Open a guarded transaction: BEGIN on a live connection, then the tripwire.
+        Open a guarded transaction: the tripwire is set, on a live connection.
 
         Raises:
             DatabaseUnavailableError: no connection in time.

@@ -99,7 +99,7 @@ class ConnectionPool:
                     pymysql,
                     maxcached=self.size,
                     reset=False,  # every session ends itself; a ROLLBACK more is a round trip
-                    ping=0,  # BEGIN finds dead connections, one round trip cheaper
+                    ping=0,  # a session's first statement finds dead connections, one round trip cheaper
                     failures=_NeverRaised,
                     **self._parameters,
                 )

@@ -1,17 +1,25 @@
-"""One database transaction, from BEGIN to the server's answer to COMMIT or ROLLBACK."""
+"""One database transaction, from its first statement to the server's answer to COMMIT or ROLLBACK."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pymysql
 import pymysql.cursors
+from pymysql.constants import SERVER_STATUS
 
 from rmq_txn.errors import TransactionLostError
+from rmq_txn.logs import get_logger
 from rmq_txn.pool import SAVEPOINT_MISSING, ConnectionPool, error_code, is_lost_connection
 from rmq_txn.sql import STATEMENTS
+
+log = get_logger("session")
+
+# What the answer to the first statement says if somebody was here before us and left something.
+_LEFT_OVER = SERVER_STATUS.SERVER_STATUS_IN_TRANS | SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 
 
 class SessionState(enum.Enum):
@@ -28,9 +36,13 @@ class SessionState(enum.Enum):
 
 class Session:
     """
-    One transaction on one pooled connection: BEGIN, tripwire, statements, COMMIT or ROLLBACK.
+    One transaction on one pooled connection: tripwire, statements, COMMIT or ROLLBACK.
 
-    For one thread. Ends once; the connection goes back to the pool then.
+    Autocommit is off, so the tripwire, a savepoint, is also the beginning: there is no BEGIN
+    (docs/decisions/0016). For one thread. Ends once; the connection goes back to the pool then.
+
+    Args:
+        guarded: COMMIT only if the tripwire still stands.
     """
 
     def __init__(self, pool: ConnectionPool, txn_id: str, *, guarded: bool) -> None:
@@ -46,22 +58,36 @@ class Session:
             raise
 
     def _begin(self) -> None:
+        self.connection: pymysql.Connection[Any] = self._pooled.dbapi_connection
+        self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
+        if not self._set_tripwire():
+            # Nothing of this transaction ran yet: a new connection is safe, here and never later.
+            try:
+                with suppress(pymysql.err.MySQLError):  # closed already
+                    self.connection.close()
+                self.connection.connect()
+                self.cursor.execute(STATEMENTS["set_tripwire"])
+            except pymysql.err.MySQLError as error:
+                self._pool.unavailable(error)
+        self.connection_id = int(self.connection.thread_id())
+
+    def _set_tripwire(self) -> bool:
+        """Send the first statement; return False if this connection can't carry a transaction."""
         try:
-            self._pooled.begin()
+            self.cursor.execute(STATEMENTS["set_tripwire"])
         except pymysql.err.MySQLError as error:
             if not is_lost_connection(error):
                 raise
-            # Idle connections die of old age. Nothing ran on this one yet: a new one is safe.
-            try:
-                self._pooled.dbapi_connection.connect()
-                self._pooled.begin()
-            except pymysql.err.MySQLError as again:
-                self._pool.unavailable(again)
-        self.connection: pymysql.Connection[Any] = self._pooled.dbapi_connection
-        self.connection_id = int(self.connection.thread_id())
-        self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
-        if self._guarded:
-            self.execute(STATEMENTS["set_tripwire"])
+            return False  # idle connections die of old age
+        if self.connection.server_status & _LEFT_OVER:  # type: ignore[attr-defined]  # not in the stubs
+            # BEGIN would have committed what is open; a savepoint would take it for its own, and
+            # with autocommit on it would hold nothing together.
+            log.warning(
+                "a connection came back with a transaction open or autocommit on, it is replaced: "
+                "business code switched autocommit, or used a cursor after its block"
+            )
+            return False
+        return True
 
     def execute(self, sql: str, args: Any = None) -> int:
         """
@@ -113,7 +139,7 @@ class Session:
         self._give_back(broken=False)
 
     def _send_commit(self) -> None:
-        self._pooled.commit()
+        self.connection.commit()
 
     def rollback(self) -> bool:
         """
@@ -128,7 +154,7 @@ class Session:
             self._give_back(broken=True)
             return False
         try:
-            self._pooled.rollback()
+            self.connection.rollback()
         except BaseException as error:
             self.state = SessionState.LOST
             self._give_back(broken=True)

@@ -2,7 +2,8 @@
 -- Parameters only, never built text. Plain INSERT, never IGNORE: IGNORE truncates ids silently.
 
 -- name: set_tripwire
--- Set first in every guarded transaction. What commits or rolls back behind our back removes it.
+-- The first statement of every transaction, and its beginning: autocommit is off, so BEGIN would
+-- only be a round trip more. What commits or rolls back behind our back removes it.
 SAVEPOINT rmq_txn_tripwire
 
 -- name: release_tripwire

@@ -165,7 +165,7 @@ def test_each_topic_and_tag_reaches_its_own_handler(desk: Desk, stack: LocalStac
     }
 
 
-STATEMENTS = ["SAVEPOINT", "INSERT INTO rmq_txn_inbox", "INSERT INTO effect", "RELEASE", COMMIT]
+STATEMENTS = ["INSERT INTO rmq_txn_inbox", "INSERT INTO effect", "RELEASE", COMMIT]
 
 
 @pytest.mark.parametrize("at", range(len(STATEMENTS)), ids=STATEMENTS)

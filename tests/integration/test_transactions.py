@@ -218,9 +218,8 @@ def test_a_check_back_before_the_local_transaction_fences_it(rig: Rig, form: For
 
 
 STATEMENTS = {
-    form_a: ["SAVEPOINT", "INSERT INTO effect", "INSERT INTO rmq_txn_log", "RELEASE", COMMIT],
+    form_a: ["INSERT INTO effect", "INSERT INTO rmq_txn_log", "RELEASE", COMMIT],
     form_b: [
-        "SAVEPOINT",
         "INSERT INTO rmq_txn_log",
         "INSERT INTO effect",
         "UPDATE rmq_txn_log",

@@ -1,0 +1,96 @@
+"""What a session makes of a connection that somebody used before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pymysql
+import pytest
+
+from rmq_txn import Database, Transaction
+from rmq_txn.pool import parse_url
+from tests.kit.rows import rows
+from tests.kit.wait import until
+
+pytestmark = pytest.mark.servers
+
+Leave = Callable[[Transaction], object]
+
+
+@pytest.fixture
+def database(database_url: str, open_database: Callable[..., Database]) -> Database:
+    """Return a database whose transactions all use the same connection."""
+    return open_database(database_url, pool_size=1)
+
+
+def write(txn: Transaction, id_: str) -> None:
+    """Write one effect."""
+    txn.execute("INSERT INTO effect (id) VALUES (%s)", (id_,))
+
+
+def connection_of(database: Database) -> int:
+    """Return the server's id of the one pooled connection."""
+    with database.transaction(read_only=True) as txn:
+        return int(txn.connection.thread_id())
+
+
+def fail_after(database: Database, sql: str) -> None:
+    """Run one statement in a transaction whose block then raises."""
+
+    def block() -> None:
+        with database.transaction() as txn:
+            txn.execute(sql)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        block()
+
+
+def effects(url: str) -> set[str]:
+    """Return what is durable, read past the SDK."""
+    return {row[0] for row in rows(url, "SELECT id FROM effect")}
+
+
+def test_a_connection_that_died_in_the_pool_is_replaced_before_anything_ran(
+    database: Database, database_url: str
+) -> None:
+    """The first statement finds it dead; nobody gets an error."""
+    idle = connection_of(database)
+    with pymysql.connect(**parse_url(database_url)) as other, other.cursor() as cursor:
+        cursor.execute("KILL CONNECTION %s", (idle,))
+    alive = "SELECT 1 FROM information_schema.processlist WHERE id = %s"
+    until(lambda: not rows(database_url, alive, (idle,)), "the killed connection is gone")
+    with database.transaction() as txn:
+        write(txn, "after")
+    assert effects(database_url) == {"after"}
+    assert connection_of(database) != idle
+
+
+def test_autocommit_that_a_former_borrower_switched_on_splits_no_transaction(
+    database: Database, database_url: str
+) -> None:
+    """On a connection with autocommit a savepoint holds nothing together: it is replaced."""
+    used = connection_of(database)
+    fail_after(database, "SET autocommit = 1")
+    fail_after(database, "INSERT INTO effect (id) VALUES ('half')")
+    assert effects(database_url) == set()
+    assert connection_of(database) != used
+
+
+@pytest.mark.parametrize(
+    "sql", ["INSERT INTO effect (id) VALUES ('stray')", "SELECT id FROM effect"], ids=["write", "read"]
+)
+def test_what_a_cursor_did_after_its_block_is_no_part_of_the_next_transaction(
+    database: Database, database_url: str, sql: str
+) -> None:
+    """Neither its write is committed with ours, nor do we read what was true at its read."""
+    with database.transaction() as txn:
+        cursor = txn.cursor()
+    cursor.execute(sql)
+    with pymysql.connect(**parse_url(database_url), autocommit=True) as other, other.cursor() as late:
+        late.execute("INSERT INTO effect (id) VALUES ('late')")
+    with database.transaction() as txn:
+        write(txn, "mine")
+        txn.execute("SELECT id FROM effect")
+        assert {row[0] for row in txn.fetchall()} == {"late", "mine"}
+    assert effects(database_url) == {"late", "mine"}

@@ -74,6 +74,6 @@ def get_logger(module: str) -> structlog.stdlib.BoundLogger:
             _to_stdlib,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
     )
-    return cast(structlog.stdlib.BoundLogger, logger)
+    # Bound once: the lazy proxy would assemble a logger for each line, the suppressed ones included.
+    return cast(structlog.stdlib.BoundLogger, logger.bind())

@@ -24,13 +24,17 @@ class ConnectionProxy:
 
     `commit`, `rollback`, `begin`, `autocommit`, `close` and the like raise `LifecycleError`: an
     early COMMIT would make the business writes durable without log row and message (docs/hazards.md, H5).
-    The same as SQL text is caught later, by the tripwire.
+    The same as SQL text is caught later, by the tripwire. Of no use after its block.
     """
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_open",)
 
-    def __init__(self, connection: pymysql.Connection[Any]) -> None:
-        self._connection = connection
+    def __init__(self, open_: Callable[[], Session]) -> None:
+        self._open = open_
+
+    def cursor(self, *kind: type[pymysql.cursors.Cursor]) -> pymysql.cursors.Cursor:
+        """Return a new cursor, of PyMySQL's class `kind` if given; closed when the block ends."""
+        return self._open().lend_cursor(*kind)
 
     def __getattr__(self, name: str) -> Any:
         if name in _ENDS_TRANSACTION:
@@ -38,7 +42,7 @@ class ConnectionProxy:
                 f"connection.{name} would end the transaction or the connection; leave the block "
                 "to commit, raise to roll back"
             )
-        return getattr(self._connection, name)
+        return getattr(self._open().connection, name)
 
 
 class Transaction:
@@ -60,12 +64,12 @@ class Transaction:
     @property
     def connection(self) -> ConnectionProxy:
         """The DB-API connection, for code that insists on one; it refuses to end the transaction."""
-        return ConnectionProxy(self._open().connection)
+        self._open()
+        return ConnectionProxy(self._open)
 
     def cursor(self) -> pymysql.cursors.Cursor:
-        """Return a new PyMySQL cursor inside this transaction; close it before the block ends."""
-        cursor: pymysql.cursors.Cursor = self._open().connection.cursor()
-        return cursor
+        """Return a new PyMySQL cursor inside this transaction; it is closed when the block ends."""
+        return self._open().lend_cursor()
 
     def execute(self, sql: str, args: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
         """

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pymysql
+import pymysql.cursors
 import pytest
 
 from rmq_txn import Database, Transaction
+from rmq_txn.errors import LifecycleError
 from rmq_txn.pool import parse_url
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -80,17 +82,26 @@ def test_autocommit_that_a_former_borrower_switched_on_splits_no_transaction(
 @pytest.mark.parametrize(
     "sql", ["INSERT INTO effect (id) VALUES ('stray')", "SELECT id FROM effect"], ids=["write", "read"]
 )
-def test_what_a_cursor_did_after_its_block_is_no_part_of_the_next_transaction(
-    database: Database, database_url: str, sql: str
-) -> None:
-    """Neither its write is committed with ours, nor do we read what was true at its read."""
+def test_a_cursor_used_after_its_block_is_closed(database: Database, database_url: str, sql: str) -> None:
+    """Else its write would be committed with the next transaction, which would read what its read saw."""
     with database.transaction() as txn:
-        cursor = txn.cursor()
-    cursor.execute(sql)
-    with pymysql.connect(**parse_url(database_url), autocommit=True) as other, other.cursor() as late:
-        late.execute("INSERT INTO effect (id) VALUES ('late')")
+        cursors = [txn.cursor(), txn.connection.cursor(pymysql.cursors.DictCursor)]
+        connection = txn.connection
+    for cursor in cursors:
+        with pytest.raises(pymysql.err.ProgrammingError, match="closed"):
+            cursor.execute(sql)
+    with pytest.raises(LifecycleError, match="use it inside its block"):
+        connection.query(sql)
+    assert effects(database_url) == set()
+
+
+def test_a_write_on_the_connection_between_two_transactions_is_no_part_of_the_next(
+    database: Database, database_url: str
+) -> None:
+    """Whoever kept a method of the connection: its open transaction dies with the connection."""
+    with database.transaction() as txn:
+        query = txn.connection.query
+    query("INSERT INTO effect (id) VALUES ('stray')")
     with database.transaction() as txn:
         write(txn, "mine")
-        txn.execute("SELECT id FROM effect")
-        assert {row[0] for row in txn.fetchall()} == {"late", "mine"}
-    assert effects(database_url) == {"late", "mine"}
+    assert effects(database_url) == {"mine"}

@@ -10,6 +10,11 @@ from collections.abc import Callable
 
 from rmq_txn.errors import LifecycleError
 
+AFTER_FORK = (
+    "start it after the fork, in the process that uses it (gunicorn: post_worker_init, "
+    "Celery: worker_process_init, multiprocessing: in the child; docs/recipes.md)"
+)
+
 
 class State(enum.Enum):
     """Where in its life a producer or consumer is. It never goes back."""
@@ -40,10 +45,11 @@ class Lifecycle:
         Go from new to running through `start`; if it raises, `undo` and stay closed.
 
         Raises:
-            LifecycleError: not new, or on an event loop's thread.
+            LifecycleError: not new, started before a fork, or on an event loop's thread.
         """
         refuse_event_loop(f"{self._what}.start()")
         with self._lock:
+            self._refuse_fork()
             if self.state is not State.NEW:
                 raise LifecycleError(
                     f"{self._what} is {self.state.value}, it can be started once; make a new one"
@@ -68,12 +74,15 @@ class Lifecycle:
         if self.state is not State.RUNNING:
             hint = "; call start() or use it as a context manager" if self.state is State.NEW else ""
             raise LifecycleError(f"{self._what} is {self.state.value}, {call} needs it running{hint}")
-        if self._pid != os.getpid():
+        self._refuse_fork()
+        refuse_event_loop(call)
+
+    def _refuse_fork(self) -> None:
+        if self._pid not in (None, os.getpid()):
             raise LifecycleError(
                 f"{self._what} was started in process {self._pid} and can't be used after the fork that "
-                f"made process {os.getpid()}; start it after the fork"
+                f"made process {os.getpid()}; {AFTER_FORK}"
             )
-        refuse_event_loop(call)
 
     def close(self, close: Callable[[], None]) -> None:
         """Go to closed through `close`, once; a later call, and one on a new helper, does nothing."""

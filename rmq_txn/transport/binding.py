@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from rmq_txn.errors import LifecycleError, NativeLibraryError
 from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
+from rmq_txn.lifecycle import AFTER_FORK
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, Outbound
 from rmq_txn.transport import library
@@ -83,9 +84,7 @@ class _World:
         if self.pid not in (None, os.getpid()):
             raise LifecycleError(
                 f"the native client was used in process {self.pid} before the fork that made process "
-                f"{os.getpid()}, where its threads are missing: it would hang; start producers and "
-                "consumers after the fork (gunicorn: post_fork, celery: worker_process_init, "
-                "multiprocessing: spawn)"
+                f"{os.getpid()}, where its threads are missing: it would hang; {AFTER_FORK}"
             )
 
 

@@ -216,7 +216,7 @@ def test_a_forked_child_can_neither_use_nor_close_its_parents_helper() -> None:
 
         lifecycle = Lifecycle("Helper")
         lifecycle.start(lambda: None, lambda: None)
-        parent = os.getpid()
+        parent, again = os.getpid(), ""
         child = os.fork()
         if child == 0:
             closed = []
@@ -226,8 +226,13 @@ def test_a_forked_child_can_neither_use_nor_close_its_parents_helper() -> None:
                 said = str(error)
             else:
                 os._exit(3)
+            try:
+                lifecycle.start(lambda: None, lambda: None)  # a hook after the fork, a start before it
+            except LifecycleError as error:
+                again = str(error)
             lifecycle.close(lambda: closed.append(1))
             right = f"started in process {parent}" in said and f"process {os.getpid()}" in said
+            right = right and again == said and "post_worker_init" in said
             os._exit(0 if right and not closed else 4)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         lifecycle.require_running("send()")

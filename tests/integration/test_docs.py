@@ -78,7 +78,7 @@ def without_comments(language: str, block: str) -> str:
 
 def file_name(block: str) -> str:
     """Return the file that a Python block belongs to; its first line says so."""
-    found = re.match(r"# (\w+\.py)\n", block)
+    found = re.match(r"# ([\w.]+\.py)\n", block)
     assert found, f"the first line of a Python block names its file: {block[:60]!r}"
     return found[1]
 

@@ -28,6 +28,7 @@ class Protections:
     inbox_row_in_the_same_transaction: bool = True
     lock_wait_is_no_duplicate: bool = True
     tripwire: bool = True
+    autocommit_off: bool = True
     ack_only_after_commit: bool = True
     parked_before_ack: bool = True
     parked_keeps_inbox_row: bool = True
@@ -131,7 +132,10 @@ class Consuming:
         d = s.deliveries[n]
         if d.place == "handled":
             if d.tripped and self.on.tripwire:
-                yield Step(f"consumer {n}: TransactionLostError: rollback, deliver again", put(s, n, back(d)))
+                then = put(s, n, back(d))
+                if not self.on.autocommit_off:
+                    then = then._replace(effects=s.effects + 1)  # durable since the handler wrote it
+                yield Step(f"consumer {n}: TransactionLostError: rollback, deliver again", then)
             else:
                 yield Step(f"consumer {n}: sends COMMIT", put(s, n, d._replace(place="committing")))
         if d.place == "committing":

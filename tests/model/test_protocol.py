@@ -53,6 +53,7 @@ NEEDED_TO_CONSUME = [
     ("inbox_row_in_the_same_transaction", 1, consuming.TWICE),
     ("lock_wait_is_no_duplicate", 1, consuming.LOST),
     ("tripwire", 2, consuming.TWICE),
+    ("autocommit_off", 1, consuming.TWICE),
     ("ack_only_after_commit", 0, consuming.LOST),
     ("parked_before_ack", 0, consuming.LOST),
     ("parked_keeps_inbox_row", 1, consuming.TWICE),

@@ -12,7 +12,7 @@ from rmq_txn.errors import (
     FencedError,
     HalfMessageError,
     InDoubtError,
-    InvalidMessageError,
+    Reject,
     RmqTxnError,
     TransactionLostError,
 )
@@ -40,5 +40,5 @@ __all__ = [
     "InDoubtError",
     "DatabaseUnavailableError",
     "BrokerUnavailableError",
-    "InvalidMessageError",
+    "Reject",
 ]

@@ -1,40 +1,34 @@
 """
 The consumer helper: the dedup row and the handler's writes commit together, then the ack is given.
 
-The protocol stands in `IdempotentConsumer._handle`, in the order in which it happens.
+Its life and its handlers are here; what happens to one delivery stands in `handling.py`.
 """
 
 from __future__ import annotations
 
 import inspect
-import random
 import signal
 import threading
-import time
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-import structlog
-
-from rmq_txn import inbox, schema
+from rmq_txn import schema
 from rmq_txn.database import Database
-from rmq_txn.errors import LifecycleError, SettingsError, TransactionLostError
-from rmq_txn.lifecycle import Lifecycle, State
+from rmq_txn.errors import LifecycleError, SettingsError
+from rmq_txn.handling import Handler, Handling
+from rmq_txn.identity import retention_seconds
+from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, check_group, check_tag, check_topic
-from rmq_txn.pool import LOCK_ERRORS, error_code, is_lost_connection
-from rmq_txn.session import SessionState
-from rmq_txn.transaction import Transaction
+from rmq_txn.publisher import Publisher
 from rmq_txn.transport import ConsumerTransport, Transport
-from rmq_txn.verdict import Answer
 
 log = get_logger("consumer")
 
-Handler: TypeAlias = Callable[[Transaction, Delivery], object]
 H = TypeVar("H", bound=Handler)
 
-_TRIES_IN_PROCESS = 4
-_LONGEST_PAUSE_SECONDS = 5.0
+_MOST_ATTEMPTS = 16
+"""The broker delivers 17 times, closings and rebalances included, and then buries a message itself."""
 
 
 class IdempotentConsumer:
@@ -52,6 +46,13 @@ class IdempotentConsumer:
         dedup_key: what makes two deliveries the same message, if not the transaction id (ours) or
             the unique key (other clients'). A business key of one event, never of an entity:
             `order-1` is created and later paid.
+        producer: a `TransactionProducer` on the same database: then the handler's `txn.publish` works,
+            and inbox row, writes and messages are one transaction. Started and closed with the
+            consumer, unless it runs already.
+        max_attempts: own failures of a handler, 1 to 16, after which a message is parked. The default
+            gives a quarter of an hour by the broker's pauses (10 s, 30 s, 1 min, ...), and leaves as
+            many of its 17 deliveries for closings and rebalances, which it counts alike.
+        inbox_retention_days: for how long inbox rows are kept; an older message is parked untried.
         drain_seconds: how long `close` goes on handling deliveries that are already here.
         close_timeout_seconds: how long it then waits for handlers that run.
 
@@ -67,6 +68,9 @@ class IdempotentConsumer:
         database: Database,
         threads: int = 4,
         dedup_key: Callable[[Delivery], str] | None = None,
+        producer: Publisher | None = None,
+        max_attempts: int = 8,
+        inbox_retention_days: float = 7.0,
         drain_seconds: float = 2.0,
         close_timeout_seconds: float = 10.0,
     ) -> None:
@@ -75,16 +79,37 @@ class IdempotentConsumer:
                 f"threads is {threads!r}, allowed is 1 to the database's pool_size ({database.pool_size}): "
                 "each handler holds a connection"
             )
+        if type(max_attempts) is not int or not 1 <= max_attempts <= _MOST_ATTEMPTS:
+            raise SettingsError(
+                f"max_attempts is {max_attempts!r}, allowed is 1 to {_MOST_ATTEMPTS}: the broker gives up "
+                "after 17 deliveries"
+            )
+        if producer is not None and producer.database is not database:
+            raise SettingsError(
+                "producer has another Database than this consumer; give both the same, one transaction "
+                "holds the inbox row and the messages"
+            )
         self._group = check_group(group)
         self._broker = broker
         self._database = database
+        self._producer = producer
+        self._owns_producer = False
         self._threads = threads
-        self._dedup_key = dedup_key or (lambda delivery: delivery.dedup_key)
         self._drain_seconds = drain_seconds
         self._close_timeout_seconds = close_timeout_seconds
         self._handlers: dict[str, dict[str, Handler]] = {}
         self._lifecycle = Lifecycle(f"IdempotentConsumer of group {self._group!r}")
         self._closing = threading.Event()
+        self._handling = Handling(
+            group=self._group,
+            route=self._route,
+            dedup_key=dedup_key or (lambda delivery: delivery.dedup_key),
+            database=database,
+            publisher=producer,
+            max_attempts=max_attempts,
+            retention_seconds=retention_seconds("inbox_retention_days", inbox_retention_days),
+            closing=self._closing,
+        )
         self._client: ConsumerTransport
 
     @property
@@ -112,7 +137,8 @@ class IdempotentConsumer:
         Register a handler for a topic and one tag, or `*` for every tag that has no own handler.
 
         The handler gets the running `Transaction` and the `Delivery`. Returning acknowledges, after
-        COMMIT; any exception rolls back and the broker delivers again.
+        COMMIT; any exception rolls back and the broker delivers again, up to `max_attempts` times;
+        `Reject` rolls back and parks the message at once.
 
         Raises:
             InvalidMessageError: topic or tag can't be subscribed to.
@@ -155,10 +181,51 @@ class IdempotentConsumer:
 
     def _start(self) -> None:
         schema.check(self._database)
+        self._start_producer()
         subscriptions = {topic: tuple(by_tag) for topic, by_tag in self._handlers.items()}
-        self._client = self._broker.consumer(self._group, subscriptions, self._threads, self._deliver)
+        self._client = self._broker.consumer(
+            self._group, subscriptions, self._threads, self._handling.deliver
+        )
         self._client.start()
         log.info("consumer started", group=self._group, topics=",".join(self._handlers))
+
+    def _start_producer(self) -> None:
+        if self._producer is not None and self._producer.state is State.NEW:
+            self._producer.start()
+            self._owns_producer = True
+
+    def replay(self, key: str, *, force: bool = False) -> bool:
+        """
+        Handle a parked message now, on this thread, through the same inbox and handler.
+
+        Needs no start. If it fails it stays parked, with its failures counted on. Two replays of one
+        message at once have one effect. `rmq-txn parked replay` calls this.
+
+        Args:
+            key: its dedup key, as `rmq-txn parked list` shows it.
+            force: also one whose effect may be in the database already: parked because it is older
+                than the inbox remembers, or because DDL ended its transaction.
+
+        Returns:
+            False if there was nothing to do: not parked (any more), or handled under another key.
+
+        Raises:
+            InvalidMessageError: it needs `force`, or there is no handler for it.
+            Whatever the handler or the transaction raises.
+        """
+        refuse_event_loop("replay()")
+        self._start_producer()
+        return self._handling.replay(key, force=force)
+
+    def park(self, delivery: Delivery) -> bool:
+        """
+        Park a message that the broker buried, without handling it. `rmq-txn dlq replay` calls this.
+
+        Returns:
+            False if it was handled or parked before.
+        """
+        refuse_event_loop("park()")
+        return self._handling.park_buried(delivery)
 
     def close(self) -> None:
         """
@@ -167,6 +234,8 @@ class IdempotentConsumer:
         Not from inside a handler: it waits for handlers.
         """
         self._lifecycle.close(self._close)
+        if self._lifecycle.state is State.CLOSED:
+            self._close_producer()
 
     def _close(self) -> None:
         self._closing.set()
@@ -177,6 +246,10 @@ class IdempotentConsumer:
         client: ConsumerTransport | None = getattr(self, "_client", None)
         if client is not None:
             client.close(self._drain_seconds, self._close_timeout_seconds)
+
+    def _close_producer(self) -> None:
+        if self._producer is not None and self._owns_producer:
+            self._producer.close()
 
     def __enter__(self) -> IdempotentConsumer:
         self.start()
@@ -209,73 +282,6 @@ class IdempotentConsumer:
             for number, handler in before.items():
                 signal.signal(number, handler)
             self.close()
-
-    def _deliver(self, delivery: Delivery) -> Answer:
-        """Handle one delivery, on a thread of the transport; what it answers is final."""
-        fields = {
-            "txn_id": delivery.txn_id or "",
-            "message_id": delivery.message_id,
-            "topic": delivery.topic,
-            "group": self._group,
-        }
-        # A native thread keeps nothing from one callback to the next, so the context is bound anew.
-        with structlog.contextvars.bound_contextvars(**fields):
-            handler = self._route(delivery)
-            if handler is None:
-                log.error("no handler for this message, it will be delivered again", tag=delivery.tag)
-                return Answer.RETRY
-            attempt = 0
-            while True:
-                try:
-                    return self._handle(handler, delivery)
-                except Exception as error:  # noqa: BLE001 - every failure means the same: again
-                    attempt = self._next_attempt(error, attempt)
-                if attempt >= _TRIES_IN_PROCESS or self._closing.is_set():
-                    return Answer.RETRY
-
-    def _handle(self, handler: Handler, delivery: Delivery) -> Answer:
-        began = time.monotonic()
-        key = self._dedup_key(delivery)
-        session = self._database.begin(delivery.txn_id or key)
-        try:
-            if inbox.claim(session, self._group, key):
-                handler(Transaction(session), delivery)
-                session.commit()
-                seconds = round(time.monotonic() - began, 4)
-                log.info("handled", key=key, redeliveries=delivery.redeliveries, seconds=seconds)
-            else:
-                log.info("duplicate skipped", key=key, redeliveries=delivery.redeliveries)
-        finally:
-            if session.state is not SessionState.COMMITTED:
-                session.rollback()
-        return Answer.ACK
-
-    def _next_attempt(self, error: Exception, attempt: int) -> int:
-        """
-        Log a failed try, wait if waiting helps, and count it; `_TRIES_IN_PROCESS` means no more.
-
-        A redelivery by the broker costs ten seconds and one of its 17 deliveries. So lock errors
-        are tried again here, and while the database is away the delivery is held and nothing is
-        counted. After a lost COMMIT the next try meets its own inbox row, if it took effect, and
-        skips.
-        """
-        if is_lost_connection(error):
-            log.warning("connection lost, the delivery is held", error=str(error), attempt=attempt + 1)
-            if self._database.is_reachable():
-                return attempt + 1
-            self._database.wait_until_reachable(self._closing, _LONGEST_PAUSE_SECONDS)
-            return attempt
-        if error_code(error) in LOCK_ERRORS:
-            log.warning("lock error, trying again", error=str(error), attempt=attempt + 1)
-            self._closing.wait(random.uniform(0.01, 0.1) * (attempt + 1))
-            return attempt + 1
-        if isinstance(error, TransactionLostError):
-            log.critical(
-                "the server ended the handler's transaction; if by DDL, what was written before it is "
-                "durable and the message will be skipped as a duplicate: mend the handler, check the data"
-            )
-        log.error("handler failed, the message will be delivered again", exc_info=error)
-        return _TRIES_IN_PROCESS
 
     def _route(self, delivery: Delivery) -> Handler | None:
         by_tag = self._handlers.get(delivery.topic, {})

@@ -9,6 +9,7 @@ Every error this package raises on purpose. A leaf exists only where a caller ac
     ├── SchemaError              our tables are missing or older than this package
     ├── DatabaseUnavailableError the database did not answer; nothing was committed
     ├── BrokerUnavailableError   the broker could not be reached at start
+    ├── Reject                   raised by a handler: park this message, don't try again
     └── TransactionError         the outcome of one transaction
         ├── HalfMessageError     broker did not take it, nothing committed, safe to retry
         ├── FencedError          a check-back said ROLLBACK first, nothing committed
@@ -53,6 +54,15 @@ class DatabaseUnavailableError(RmqTxnError):
 
 class BrokerUnavailableError(RmqTxnError):
     """The broker or its name server could not be reached; nothing was sent."""
+
+
+class Reject(RmqTxnError):
+    """
+    Raised by a handler: no later try can succeed, park this message now.
+
+    The handler's writes are rolled back; the message goes to `rmq_txn_parked` with this text, for
+    `rmq-txn parked`. Not to be used for what may pass: any other exception means "again".
+    """
 
 
 class TransactionError(RmqTxnError):

@@ -6,6 +6,8 @@ import re
 import secrets
 import time
 
+from rmq_txn.errors import SettingsError
+
 PROPERTY_TXN_ID = "rmq_txn_id"
 PROPERTY_POSITION = "rmq_txn_n"
 PROPERTY_OWNER = "rmq_txn_owner"
@@ -16,6 +18,7 @@ OWN_PROPERTIES = (PROPERTY_TXN_ID, PROPERTY_POSITION, PROPERTY_OWNER)
 _TXN_ID = re.compile(r"[0-9a-f]{32}")
 # Canonical and short: it becomes part of a key, and comes from whoever can send to the topic.
 _POSITION = re.compile(r"0|[1-9][0-9]{0,3}")
+_LEAST_RETENTION_DAYS = 77 / 24  # 72 h in which the broker keeps a message, 5 h of redelivery
 _MILLISECONDS_DIGITS = 12  # 48 bits of Unix milliseconds: good until the year 10889
 
 
@@ -42,6 +45,21 @@ def is_position(text: str) -> bool:
 def age_seconds(txn_id: str) -> float:
     """Seconds since `txn_id` was made, by this machine's clock; negative when clocks disagree."""
     return time.time() - int(txn_id[:_MILLISECONDS_DIGITS], 16) / 1000
+
+
+def retention_seconds(name: str, days: float) -> float:
+    """
+    Return for how long rows keyed by transaction are kept, from the setting `name`.
+
+    Raises:
+        SettingsError: the broker may ask and deliver for longer than that.
+    """
+    if not days >= _LEAST_RETENTION_DAYS:  # NaN too
+        raise SettingsError(
+            f"{name} is {days!r}, the least is {_LEAST_RETENTION_DAYS:.2f}: "
+            "the broker may ask and deliver that long"
+        )
+    return days * 86_400
 
 
 def owner_of(producer_group: str, database_id: str) -> str:

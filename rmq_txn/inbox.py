@@ -1,4 +1,4 @@
-"""The inbox table: which messages a consumer group has handled."""
+"""The inbox table: which messages a consumer group is done with, handled or parked."""
 
 from __future__ import annotations
 
@@ -6,32 +6,46 @@ import pymysql
 
 from rmq_txn.errors import InvalidMessageError
 from rmq_txn.pool import DUPLICATE_KEY, error_code
-from rmq_txn.session import Session
 from rmq_txn.sql import STATEMENTS
+from rmq_txn.transaction import Transaction
 
 MAX_KEY_BYTES = 255
 
 
-def claim(session: Session, group: str, key: str) -> bool:
+def check_key(key: object) -> str:
     """
-    Write down, in the handler's own transaction, that `key` is handled by `group`.
+    Return `key` if the table can hold it.
+
+    Raises:
+        InvalidMessageError: it is no text of 1 to 255 bytes.
+    """
+    if not isinstance(key, str):
+        raise InvalidMessageError(f"dedup key is {key!r:.80}, allowed is text")
+    size = len(key.encode())
+    if not 0 < size <= MAX_KEY_BYTES:
+        raise InvalidMessageError(f"dedup key is {size} bytes, allowed are 1 to {MAX_KEY_BYTES}")
+    return key
+
+
+def claim(txn: Transaction, group: str, key: str) -> bool:
+    """
+    Write down, in the handler's own transaction, that `group` is done with `key`.
 
     First statement of that transaction: a parallel duplicate waits for it, and a rollback of the
     handler takes it back.
 
     Returns:
-        False if it was handled before: skip the handler and acknowledge.
-
-    Raises:
-        InvalidMessageError: the key is longer than 255 bytes.
+        False if it was handled or parked before: skip the handler and acknowledge.
     """
-    encoded = key.encode()
-    if not 0 < len(encoded) <= MAX_KEY_BYTES:
-        raise InvalidMessageError(f"dedup key is {len(encoded)} bytes, allowed are 1 to {MAX_KEY_BYTES}")
     try:
-        session.execute(STATEMENTS["claim_inbox_row"], (group, encoded))
+        txn.execute(STATEMENTS["claim_inbox_row"], (group, key.encode()))
     except pymysql.err.IntegrityError as error:
         if error_code(error) != DUPLICATE_KEY:
             raise
         return False
     return True
+
+
+def release(txn: Transaction, group: str, key: str) -> None:
+    """Take a claim of this transaction back: the message will be delivered again."""
+    txn.execute(STATEMENTS["release_inbox_row"], (group, key.encode()))

@@ -21,7 +21,7 @@ from rmq_txn.checkback import Oracle
 from rmq_txn.commitment import Commitment
 from rmq_txn.database import Database
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
-from rmq_txn.identity import new_txn_id, owner_of
+from rmq_txn.identity import new_txn_id, owner_of, retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
@@ -34,8 +34,6 @@ from rmq_txn.txlog import LogState
 
 log = get_logger("producer")
 T = TypeVar("T")
-
-_LEAST_RETENTION_DAYS = 77 / 24  # 72 h in which the broker keeps a message, 5 h of redelivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +102,11 @@ class TransactionProducer:
     ) -> None:
         if isinstance(topics, str) or not topics:
             raise SettingsError(f"topics is {topics!r}, allowed is a list of at least one topic")
-        if not log_retention_days >= _LEAST_RETENTION_DAYS:  # NaN too
-            raise SettingsError(
-                f"log_retention_days is {log_retention_days!r}, the least is {_LEAST_RETENTION_DAYS:.2f}: "
-                "the broker may ask and deliver that long"
-            )
         self._group = check_group(group)
         self._topics = tuple(dict.fromkeys(map(check_topic, topics)))
         self._broker = broker
         self._database = database
-        self._retention_seconds = log_retention_days * 86_400
+        self._retention_seconds = retention_seconds("log_retention_days", log_retention_days)
         self._close_timeout_seconds = close_timeout_seconds
         self._lifecycle = Lifecycle(f"TransactionProducer of group {self._group!r}")
         self._in_flight = InFlight()
@@ -126,6 +119,11 @@ class TransactionProducer:
     def state(self) -> State:
         """Where in its life this producer is; RUNNING means registered with its brokers."""
         return self._lifecycle.state
+
+    @property
+    def database(self) -> Database:
+        """The database that its transactions run in."""
+        return self._database
 
     def start(self) -> None:
         """

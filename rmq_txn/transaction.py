@@ -119,7 +119,8 @@ class Transaction:
         self._open()
         if self._publish is None:
             raise LifecycleError(
-                "this transaction can't publish; use the block of TransactionProducer.transaction"
+                "this transaction can't publish; use the block of TransactionProducer.transaction, or "
+                "give the consumer a producer"
             )
         self._publish(Message(topic, body, key=key, tag=tag, properties=properties or {}))
 

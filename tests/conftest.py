@@ -14,6 +14,7 @@ from devstack import LocalStack, StackError, StackSettings
 from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import NativeLibraryError
 from rmq_txn.transport import library
+from tests.kit.desk import Desk
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -121,3 +122,11 @@ def open_database() -> Iterator[Callable[..., Database]]:
 def database(database_url: str, open_database: Callable[..., Database]) -> Database:
     """Return an open database of this test's own, with our tables and `effect(id, note)`."""
     return open_database(database_url)
+
+
+@pytest.fixture
+def desk(stack: LocalStack, database_url: str, database: Database, topic: str) -> Iterator[Desk]:
+    """Return a desk; everything it started is closed, last first."""
+    desk = Desk(stack, database_url, database, topic)
+    with desk.resources:
+        yield desk

@@ -48,10 +48,13 @@ TIERS: dict[str, float] = {
     "rmq_txn.schema": 3,
     "rmq_txn.txlog": 3,
     "rmq_txn.inbox": 3,
+    "rmq_txn.parking": 3,
     "rmq_txn.transport.native": 3,
     "rmq_txn.checkback": 4,
     "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
     "rmq_txn.registration": 4.1,
+    "rmq_txn.publisher": 4,
+    "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
     "rmq_txn.producer": 5,
     "rmq_txn.consumer": 5,
     "rmq_txn.cli.exit_codes": 6,
@@ -74,6 +77,7 @@ DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
     "rmq_txn.txlog",
     "rmq_txn.inbox",
+    "rmq_txn.parking",
     "rmq_txn.checkback",
 }
 DATABASE_SIDE = {
@@ -85,6 +89,7 @@ DATABASE_SIDE = {
     "rmq_txn.schema",
     "rmq_txn.txlog",
     "rmq_txn.inbox",
+    "rmq_txn.parking",
     "rmq_txn.checkback",
 }
 

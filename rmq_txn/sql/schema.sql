@@ -40,10 +40,38 @@ CREATE TABLE IF NOT EXISTS rmq_txn_outbox (
     KEY by_age (created_at)
 ) ENGINE = InnoDB;
 
--- Consumer: what was handled. Committed together with the handler's writes.
+-- Consumer: what the broker need not deliver any more: handled, committed together with the
+-- handler's writes, or parked, committed together with the parked row below.
 CREATE TABLE IF NOT EXISTS rmq_txn_inbox (
     consumer_group VARBINARY(120) NOT NULL,
     dedup_key      VARBINARY(255) NOT NULL,
     handled_at     TIMESTAMP      NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    PRIMARY KEY (consumer_group, dedup_key)
+) ENGINE = InnoDB;
+
+-- Consumer: messages that failed. A parked one always has its inbox row, so its deliveries are
+-- skipped, and this row alone says that it was not handled. A failing one is only a counter, has no
+-- inbox row, and may be left over if a process died at the wrong moment.
+CREATE TABLE IF NOT EXISTS rmq_txn_parked (
+    consumer_group    VARBINARY(120)   NOT NULL,
+    dedup_key         VARBINARY(255)   NOT NULL,
+    state             TINYINT UNSIGNED NOT NULL,  -- 0 failing: the broker delivers it again
+                                                  -- 1 rejected by its handler
+                                                  -- 2 failed as often as allowed
+                                                  -- 3 older than the inbox remembers, never tried
+                                                  -- 4 lost: by DDL its writes may stand in part
+                                                  -- 5 buried by the broker, taken from %DLQ%
+    attempts          INT UNSIGNED     NOT NULL,  -- own failures, replays included
+    error             VARBINARY(2000)  NOT NULL,  -- the last one
+    topic             VARBINARY(255)   NOT NULL,
+    message_id        VARBINARY(255)   NOT NULL,  -- of the broker, UNIQ_KEY
+    tag               BLOB,
+    message_key       BLOB,                       -- KEYS
+    redeliveries      INT UNSIGNED     NOT NULL DEFAULT 0,
+    born_milliseconds BIGINT           NOT NULL DEFAULT 0,
+    properties        BLOB,                       -- as JSON, filled when it is parked
+    body              LONGBLOB,                   -- as received, filled when it is parked
+    first_failed_at   TIMESTAMP        NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    last_failed_at    TIMESTAMP        NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
     PRIMARY KEY (consumer_group, dedup_key)
 ) ENGINE = InnoDB;

@@ -41,3 +41,49 @@ SELECT state, message_ids FROM rmq_txn_log WHERE txn_id = %s LOCK IN SHARE MODE
 -- name: claim_inbox_row
 -- Duplicate key 1062: handled before. A parallel duplicate waits here for the first to end.
 INSERT INTO rmq_txn_inbox (consumer_group, dedup_key) VALUES (%s, %s)
+
+-- name: release_inbox_row
+-- After counting a failure: the claim was only the lock of the key, the message comes again.
+DELETE FROM rmq_txn_inbox WHERE consumer_group = %s AND dedup_key = %s
+
+-- name: insert_parked_row
+-- Duplicate key 1062: it failed before. Always under the claim of the inbox row of the same key.
+INSERT INTO rmq_txn_parked (consumer_group, dedup_key, state, attempts, error, topic, message_id)
+VALUES (%s, %s, %s, %s, %s, %s, %s)
+
+-- name: count_failure
+-- One more failure, of a delivery or of a replay. The state stays.
+UPDATE rmq_txn_parked SET attempts = attempts + 1, error = %s WHERE consumer_group = %s AND dedup_key = %s
+
+-- name: read_attempts
+-- Own failures of one message so far.
+SELECT attempts FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s
+
+-- name: park_row
+-- From failing to parked, with all that a replay needs.
+UPDATE rmq_txn_parked SET state = %s, tag = %s, message_key = %s, redeliveries = %s, born_milliseconds = %s,
+properties = %s, body = %s WHERE consumer_group = %s AND dedup_key = %s AND state = 0
+
+-- name: forget_failures
+-- In the transaction of a success after failures.
+DELETE FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s AND state = 0
+
+-- name: unpark
+-- First of two replays, or a drop: the second one finds no row.
+DELETE FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s AND state > 0
+
+-- name: read_parked_row
+-- One message with everything, for a replay and for people.
+SELECT consumer_group, dedup_key, state, attempts, error, topic, message_id,
+UNIX_TIMESTAMP(first_failed_at), UNIX_TIMESTAMP(last_failed_at), tag, message_key, redeliveries, born_milliseconds, properties, body
+FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s AND state > 0
+
+-- name: list_parked_rows
+-- Oldest first, without bodies. A failing row whose message has an inbox row was left over: handled.
+SELECT consumer_group, dedup_key, state, attempts, error, topic, message_id,
+UNIX_TIMESTAMP(first_failed_at), UNIX_TIMESTAMP(last_failed_at)
+FROM rmq_txn_parked AS parked
+WHERE (consumer_group = %s OR %s = '') AND (state > 0 OR NOT EXISTS (
+    SELECT 1 FROM rmq_txn_inbox AS inbox
+    WHERE inbox.consumer_group = parked.consumer_group AND inbox.dedup_key = parked.dedup_key))
+ORDER BY first_failed_at, consumer_group, dedup_key LIMIT %s

@@ -3,85 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
 
 import pymysql
 import pytest
 
 from devstack import LocalStack
 from rmq_txn import (
-    Database,
     Delivery,
-    IdempotentConsumer,
     Message,
     RocketMQ,
     Transaction,
     TransactionProducer,
 )
 from rmq_txn.pool import parse_url
-from tests.kit.rows import rows
+from tests.kit.desk import Desk
 from tests.kit.statements import COMMIT, Killer, hooked
-from tests.kit.transports import DeliverTwice, Wrapped
+from tests.kit.transports import DeliverTwice
 from tests.kit.wait import until
 
 pytestmark = pytest.mark.servers
-
-
-class Desk:
-    """A producer, and consumers of one group that write `effect` rows."""
-
-    def __init__(self, stack: LocalStack, url: str, database: Database, topic: str) -> None:
-        self.stack, self.url, self.database, self.topic = stack, url, database, topic
-        self.resources = ExitStack()
-        self.deliveries: list[Delivery] = []
-        self.producer = self.resources.enter_context(
-            TransactionProducer(
-                group=f"g-{topic}", broker=RocketMQ(stack.name_server), database=database, topics=[topic]
-            )
-        )
-
-    def publish(self, *ids: str, tag: str | None = None) -> None:
-        for id_ in ids:
-            self.producer.send_in_transaction(Message(self.topic, {"id": id_}, tag=tag), lambda _txn: None)
-
-    def award(self, txn: Transaction, delivery: Delivery) -> None:
-        self.deliveries.append(delivery)
-        txn.execute("INSERT INTO effect (id) VALUES (%s)", (delivery.json()["id"],))
-
-    def consumer(
-        self,
-        handler: Callable[[Transaction, Delivery], object] | None = None,
-        *,
-        start: bool = True,
-        **settings: Any,
-    ) -> IdempotentConsumer:
-        broker = Wrapped(
-            RocketMQ(self.stack.name_server),
-            **{key: settings.pop(key) for key in list(settings) if key.startswith("around")},
-        )
-        consumer = IdempotentConsumer(
-            group=f"c-{self.topic}", broker=broker, database=self.database, **settings
-        )
-        consumer.handles(self.topic)(handler or self.award)
-        if start:
-            self.resources.enter_context(consumer)
-        return consumer
-
-    def effects(self) -> list[str]:
-        return [row[0] for row in rows(self.url, "SELECT id FROM effect ORDER BY n")]
-
-    def wait_effects(self, *ids: str, seconds: float = 40) -> None:
-        until(lambda: set(ids) <= set(self.effects()), f"effects {ids}", seconds)
-
-
-@pytest.fixture
-def desk(stack: LocalStack, database_url: str, database: Database, topic: str) -> Iterator[Desk]:
-    """Return a desk; everything it started is closed, last first."""
-    desk = Desk(stack, database_url, database, topic)
-    with desk.resources:
-        yield desk
 
 
 def test_a_redelivered_message_has_no_second_effect(desk: Desk) -> None:
@@ -219,26 +159,6 @@ def test_a_lock_error_is_tried_again_in_process(desk: Desk) -> None:
     desk.publish("lucky")
     desk.wait_effects("lucky")
     assert [d.redeliveries for d in desk.deliveries] == [0]
-
-
-def test_a_handler_that_swallows_the_end_of_its_transaction_has_one_effect(desk: Desk) -> None:
-    """DDL in a handler commits its inbox row half way: the tripwire refuses to acknowledge that."""
-    tries: list[str] = []
-
-    def sneaky(txn: Transaction, delivery: Delivery) -> None:
-        tries.append(delivery.message_id)
-        if len(tries) == 1:
-            txn.execute("CREATE TABLE IF NOT EXISTS made_by_handler (id INT)")
-        desk.award(txn, delivery)
-
-    desk.consumer(sneaky)
-    desk.publish("ddl")
-    until(lambda: len(tries) >= 1, "the handler ran")
-    desk.publish("next")
-    desk.wait_effects("next")
-    # DDL made the claim durable before the write: documented as the handler's own fault, see
-    # docs/guarantees.md. What must never happen is a second effect or a crash of the consumer.
-    assert desk.effects().count("ddl") <= 1
 
 
 def test_closing_lets_a_running_handler_finish_and_commit(desk: Desk) -> None:

@@ -15,13 +15,13 @@ from rmq_txn import (
     Database,
     Delivery,
     IdempotentConsumer,
-    InvalidMessageError,
     Message,
     RocketMQ,
     Transaction,
     TransactionProducer,
 )
 from rmq_txn.checkback import Oracle
+from rmq_txn.errors import InvalidMessageError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.message import Outbound
 from rmq_txn.sql import STATEMENTS

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rmq_txn import Database, Delivery, IdempotentConsumer, InvalidMessageError, Transaction
-from rmq_txn.errors import BrokerUnavailableError, LifecycleError, SettingsError
+from rmq_txn import Database, Delivery, IdempotentConsumer, Transaction, TransactionProducer
+from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.lifecycle import State
 from tests.unit.fakes import URL, FakeDatabase, FakeTransport, fake_schema
 
@@ -44,6 +44,32 @@ def test_more_threads_than_connections_are_refused(transport: FakeTransport, thr
     with pytest.raises(SettingsError, match=r"allowed is 1 to the database's pool_size \(2\)"):
         make(transport, threads=threads, database=Database.mysql(URL, pool_size=2))
     assert make(transport, threads=2, database=Database.mysql(URL, pool_size=2)).state is State.NEW
+
+
+@pytest.mark.parametrize("max_attempts", [0, -1, 17, True, 2.0, None])
+def test_attempts_beyond_those_of_the_broker_are_refused(transport: FakeTransport, max_attempts: Any) -> None:
+    """The broker would bury the message first."""
+    with pytest.raises(SettingsError, match=r"max_attempts is .+, allowed is 1 to 16: the broker gives up"):
+        make(transport, max_attempts=max_attempts)
+    for allowed in (1, 16):
+        make(transport, max_attempts=allowed)
+
+
+@pytest.mark.parametrize("days", [0, 3.2, -1, float("nan")])
+def test_an_inbox_that_forgets_before_the_broker_does_is_refused(transport: FakeTransport, days: Any) -> None:
+    """72 h in which the broker keeps a message, and 5 h of redelivery."""
+    with pytest.raises(SettingsError, match=r"inbox_retention_days is .+, the least is 3\.21"):
+        make(transport, inbox_retention_days=days)
+    make(transport, inbox_retention_days=77 / 24)
+
+
+def test_a_producer_on_another_database_is_refused(transport: FakeTransport) -> None:
+    """Its messages and the inbox row would not be one transaction."""
+    database = FakeDatabase().as_database
+    producer = TransactionProducer(group="p", broker=transport, database=database, topics=["out"])
+    with pytest.raises(SettingsError, match="producer has another Database"):
+        make(transport, producer=producer)
+    assert make(transport, producer=producer, database=database).state is State.NEW
 
 
 @pytest.mark.parametrize("topic", ["", "a b", "主题", None])

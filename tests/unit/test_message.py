@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rmq_txn import Delivery, InvalidMessageError, Message
+from rmq_txn import Delivery, Message
+from rmq_txn.errors import InvalidMessageError
 from rmq_txn.identity import PROPERTY_NAMES, PROPERTY_OWNER, PROPERTY_POSITION, PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import (
     MAX_BODY_BYTES,

@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
-from rmq_txn import InvalidMessageError, Message, Transaction, TransactionProducer
-from rmq_txn.errors import BrokerUnavailableError, HalfMessageError, LifecycleError, SettingsError
+from rmq_txn import Message, Transaction, TransactionProducer
+from rmq_txn.errors import (
+    BrokerUnavailableError,
+    HalfMessageError,
+    InvalidMessageError,
+    LifecycleError,
+    SettingsError,
+)
 from rmq_txn.lifecycle import State
 from rmq_txn.txlog import MAX_MESSAGES
 from tests.unit.fakes import FakeDatabase, FakeTransport, fake_schema

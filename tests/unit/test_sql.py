@@ -14,7 +14,7 @@ from rmq_txn import schema, sql
 from rmq_txn.sql import SCHEMA, STATEMENTS, without_comments
 
 PACKAGE = Path(rmq_txn.__file__).parent
-TABLES = {"rmq_txn_identity", "rmq_txn_log", "rmq_txn_outbox", "rmq_txn_inbox"}
+TABLES = {"rmq_txn_identity", "rmq_txn_log", "rmq_txn_outbox", "rmq_txn_inbox", "rmq_txn_parked"}
 RAW = resources.files(sql).joinpath("statements.sql").read_text(encoding="utf-8")
 
 
@@ -51,7 +51,9 @@ def test_a_statement_is_one_line_of_sql_and_nothing_else(name: str) -> None:
     """No comment left in it, nothing after a semicolon, no empty body."""
     statement = STATEMENTS[name]
     assert statement == " ".join(statement.split())
-    assert re.match(r"(SELECT|INSERT INTO|UPDATE|SAVEPOINT|RELEASE SAVEPOINT|KILL CONNECTION) ", statement)
+    assert re.match(
+        r"(SELECT|INSERT INTO|UPDATE|DELETE FROM|SAVEPOINT|RELEASE SAVEPOINT|KILL CONNECTION) ", statement
+    )
     for forbidden in ("--", ";", "IGNORE", "/*", "{", "ON DUPLICATE", "REPLACE"):
         assert forbidden not in statement
     assert set(re.findall(r"%.", statement)) <= {"%s"}

@@ -14,19 +14,16 @@ import os
 import sys
 from typing import NoReturn
 
-from rmq_txn.cli import exit_codes, native, schema
-from rmq_txn.errors import (
-    DatabaseUnavailableError,
-    NativeLibraryError,
-    RmqTxnError,
-    SettingsError,
-)
+from rmq_txn.cli import consume, exit_codes, native, offsets, schema
+from rmq_txn.errors import RmqTxnError
 from rmq_txn.transport.index_settings import redact
 
 _EPILOG = f"""\
 Exit codes: {exit_codes.OK} done, {exit_codes.FAILED} failed, {exit_codes.USAGE} wrong arguments, \
 {exit_codes.NOT_USABLE} native library not usable,
-{exit_codes.UNAVAILABLE} database did not answer, {exit_codes.INTERRUPTED} interrupted.
+{exit_codes.UNAVAILABLE} database or broker did not answer, \
+{exit_codes.NO_SCHEMA} tables missing or of another version,
+{exit_codes.KILLED} a consumer process had to be killed, {exit_codes.INTERRUPTED} interrupted.
 """
 
 
@@ -51,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     native.add_parser(commands)
     schema.add_parser(commands)
+    consume.add_parser(commands)
+    offsets.add_parser(commands)
     return parser
 
 
@@ -65,14 +64,8 @@ def main(argv: list[str]) -> int:
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()  # here, so that a closed pipe is our error and not one at exit
-    except SettingsError as exc:
-        return _complain(str(exc), exit_codes.USAGE)
-    except DatabaseUnavailableError as exc:
-        return _complain(str(exc), exit_codes.UNAVAILABLE)
-    except NativeLibraryError as exc:
-        return _complain(str(exc), exit_codes.NOT_USABLE)
     except RmqTxnError as exc:
-        return _complain(str(exc), exit_codes.FAILED)
+        return _complain(str(exc), exit_codes.of(exc))
     except BrokenPipeError:
         # `rmq-txn schema print | head`: nobody reads on. stdout must not be flushed again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -216,6 +216,11 @@ class RemotingClient:
         with self._asking(what):
             return self._ask_offset(_GET_MAX_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
 
+    def request(self, code: int, fields: Mapping[str, str], what: str) -> tuple[dict[str, object], bytes]:
+        """Ask what has no method here; return header and body of the answer."""
+        with self._asking(what):
+            return self._ask(code, fields, what)
+
     def _connections(
         self, code: int, fields: dict[str, str], kind: str, none_code: int
     ) -> tuple[ClientConnection, ...]:

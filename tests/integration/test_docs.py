@@ -42,6 +42,8 @@ PROMISE = "effects inside your database happen once; delivery is at least once; 
 PROGRAMS = ("./dev", "rmq-txn", "pip", "python", "mqadmin")
 
 HERE = "tests/integration/test_docs.py::test_the_readme_does_what_it_says"
+CONSUME = "tests/integration/test_consume.py::test_processes_share_the_work_are_replaced_and_drain"
+CULPRIT = "tests/integration/test_consume.py::test_a_message_that_kills_the_client_is_named_and_skipped"
 # Every command in the READMEs, and the test that runs it. A command without a test is an error.
 COMMANDS = {
     "./dev demo": "tests/e2e/test_demo_services.py::test_ctrl_c_in_the_tutorial_stops_everything",
@@ -52,7 +54,9 @@ COMMANDS = {
     "rmq-txn schema apply --database-url mysql://account:secret@127.0.0.1:3306/account": HERE,
     "rmq-txn schema apply --database-url mysql://points:secret@127.0.0.1:3306/points": HERE,
     "mqadmin updateTopic -n 127.0.0.1:9876 -c DefaultCluster -t transfer": HERE,
-    "python points_service.py": HERE,
+    "rmq-txn consume points_service:consumer": HERE,
+    "rmq-txn offsets show points_service:consumer": CULPRIT,
+    "rmq-txn consume points_service:consumer --processes 4": CONSUME,
     "python account_service.py": HERE,
 }
 

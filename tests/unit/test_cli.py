@@ -16,7 +16,14 @@ import rmq_txn.schema
 from rmq_txn import cli
 from rmq_txn.cli import exit_codes
 from rmq_txn.database import Database
-from rmq_txn.errors import DatabaseUnavailableError, NativeLibraryError, SchemaError, SettingsError
+from rmq_txn.errors import (
+    BrokerUnavailableError,
+    DatabaseUnavailableError,
+    LifecycleError,
+    NativeLibraryError,
+    SchemaError,
+    SettingsError,
+)
 from rmq_txn.transport import library
 
 URL = "mysql://account:s3cr3t@127.0.0.1:3306/account"
@@ -85,6 +92,8 @@ def test_every_command_has_a_function_and_a_help() -> None:
         ["native", "status"],
         ["schema", "print"],
         ["schema", "apply"],
+        ["consume", "points_service:consumer"],
+        ["offsets", "show", "points_service:consumer"],
     ):
         assert callable(parser.parse_args(arguments).run)
 
@@ -228,7 +237,9 @@ def test_a_missing_database_url_is_exit_2(database: StubDatabase, capsys: pytest
     [
         (SettingsError("bad pool"), exit_codes.USAGE),
         (DatabaseUnavailableError("no answer"), exit_codes.UNAVAILABLE),
-        (SchemaError("too new"), exit_codes.FAILED),
+        (BrokerUnavailableError("no route"), exit_codes.UNAVAILABLE),
+        (SchemaError("too new"), exit_codes.NO_SCHEMA),
+        (LifecycleError("twice"), exit_codes.FAILED),
         (NativeLibraryError("missing"), exit_codes.NOT_USABLE),
         (KeyboardInterrupt(), exit_codes.INTERRUPTED),
     ],
@@ -252,7 +263,7 @@ def test_a_message_of_several_lines_with_a_url_becomes_one_line_without_password
 ) -> None:
     """The last net, whatever a message was made of."""
     monkeypatch.setattr(rmq_txn.schema, "apply", failing_with(SchemaError(f"no\n  way: {URL}")))
-    assert cli.main(["schema", "apply", "--database-url", URL]) == exit_codes.FAILED
+    assert cli.main(["schema", "apply", "--database-url", URL]) == exit_codes.NO_SCHEMA
     assert capsys.readouterr().err == "rmq-txn: no way: mysql://***@127.0.0.1:3306/account\n"
 
 
@@ -268,7 +279,7 @@ def test_a_bug_is_a_traceback_and_not_an_exit_code(
 def test_exit_codes_are_distinct() -> None:
     """A script can tell them apart."""
     codes = [value for name, value in vars(exit_codes).items() if name.isupper()]
-    assert len(set(codes)) == len(codes) == 6
+    assert len(set(codes)) == len(codes) == 8
 
 
 def test_the_module_runs_as_a_program() -> None:

@@ -1,0 +1,1 @@
+"""Measurements that nobody is gated by; what they said is in docs/costs.md."""

@@ -104,8 +104,9 @@ class Oracle:
         """
         Find out what became of our own transaction whose COMMIT answer was lost.
 
-        Ends the old connection on the server first: a silently cut line would leave its
-        transaction open there, and the fence waiting for it.
+        While nobody can say, ends the old connection on the server: a silently cut line would leave
+        its transaction open there, and the fence waiting for it. Not before the first question:
+        after a restart of the server that id may belong to another connection of this service.
 
         Args:
             message_id: winning id of the message at position 0.
@@ -115,12 +116,11 @@ class Oracle:
         deadline = time.monotonic() + timeout_seconds
         pause = threading.Event()
         while True:
-            try:
-                self._database.kill(connection_id)
-                verdict = self.decide(txn_id, 0, message_id)
-            except (pymysql.err.MySQLError, DatabaseUnavailableError) as error:
-                log.warning("the lost commit can't be looked up yet", error=str(error))
-                verdict = Verdict.UNKNOWN
+            verdict = self.decide(txn_id, 0, message_id)
             if verdict is not Verdict.UNKNOWN or time.monotonic() >= deadline:
                 return verdict
+            try:
+                self._database.kill(connection_id)
+            except (pymysql.err.MySQLError, DatabaseUnavailableError) as error:
+                log.warning("the lost commit can't be looked up yet", error=str(error))
             pause.wait(_RESOLVE_PAUSE_SECONDS)

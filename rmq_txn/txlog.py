@@ -93,8 +93,7 @@ def fence(session: Session) -> LogRow | None:
         session.execute(STATEMENTS["read_log_row"], (session.txn_id,))
         row = session.cursor.fetchone()
         if row is None:
-            # Pruned between the two statements; then it is far older than any question.
-            return LogRow(LogState.ROLLED_BACK, ())
+            return fence(session)  # deleted between the two statements, so there is none to go by
         state, message_ids = row
         return LogRow(LogState(state), tuple(message_ids.decode("ascii").split(",")))
     return None

@@ -247,7 +247,7 @@ def alternate(turns: dict[str, Callable[[], Turn]], rounds: int) -> Turns:
 
 def quartiles(values: Sequence[float], digits: int) -> str:
     """Return the median, and between which values half of them lie."""
-    low, median, high = statistics.quantiles(values, n=4)
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 

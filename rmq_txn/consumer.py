@@ -132,6 +132,11 @@ class IdempotentConsumer:
         """The transport it was made with."""
         return self._broker
 
+    @property
+    def database(self) -> Database:
+        """The database that holds its inbox and what it parked."""
+        return self._database
+
     def handles(self, topic: str, tag: str = "*") -> Callable[[H], H]:
         """
         Register a handler for a topic and one tag, or `*` for every tag that has no own handler.
@@ -217,12 +222,12 @@ class IdempotentConsumer:
         self._start_producer()
         return self._handling.replay(key, force=force)
 
-    def park(self, delivery: Delivery) -> bool:
+    def park(self, delivery: Delivery) -> str | None:
         """
         Park a message that the broker buried, without handling it. `rmq-txn dlq replay` calls this.
 
         Returns:
-            False if it was handled or parked before.
+            Its key, or None if it was handled or parked before.
         """
         refuse_event_loop("park()")
         return self._handling.park_buried(delivery)

@@ -189,15 +189,15 @@ class Handling:
             return ParkedState.REJECTED
         return ParkedState.EXHAUSTED if attempts >= self._max_attempts else None
 
-    def park_buried(self, delivery: Delivery) -> bool:
-        """Park a message that the broker buried; False: it was handled or parked before."""
+    def park_buried(self, delivery: Delivery) -> str | None:
+        """Park a message that the broker buried, return its key; None: it was handled or parked before."""
         key = self._key_or_own(delivery)
         state = ParkedState.OVER_AGE if self._is_over_age(delivery) else ParkedState.BURIED
         with self._database.transaction() as txn:
             fresh = inbox.claim(txn, self._group, key)
             if fresh:
                 parking.park(txn, self._group, key, state, delivery, "buried by the broker")
-        return fresh
+        return key if fresh else None
 
     def replay(self, key: str, *, force: bool) -> bool:
         """Handle a parked message on this thread; see `IdempotentConsumer.replay`."""

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import NoReturn
 
-from rmq_txn.cli import consume, exit_codes, native, offsets, schema
+from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, parked, schema
 from rmq_txn.errors import RmqTxnError
 from rmq_txn.transport.index_settings import redact
 
@@ -50,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     schema.add_parser(commands)
     consume.add_parser(commands)
     offsets.add_parser(commands)
+    parked.add_parser(commands)
+    dlq.add_parser(commands)
     return parser
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.errors import SettingsError
-
-URL_VARIABLE = "RMQ_TXN_DATABASE_URL"
+from rmq_txn.cli.arguments import URL_VARIABLE, add_url, opened
 
 _APPLY_EPILOG = f"""\
 Examples:
@@ -34,11 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_APPLY_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    apply.add_argument(
-        "--database-url",
-        metavar="URL",
-        help=f"mysql://user:password@host:port/name (default: environment variable {URL_VARIABLE})",
-    )
+    add_url(apply)
     apply.set_defaults(run=_apply)
 
 
@@ -50,18 +43,10 @@ def _print(_arguments: argparse.Namespace) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    url = arguments.database_url or os.environ.get(URL_VARIABLE)
-    if not url:
-        raise SettingsError(f"which database? pass --database-url URL or set {URL_VARIABLE}")
-    # The driver is loaded only here: `rmq-txn --help` and `native install` work without it.
     from rmq_txn import schema
-    from rmq_txn.database import Database
 
-    database = Database.mysql(url)
-    try:
+    with opened(arguments) as database:
         applied = schema.apply(database)
-    finally:
-        database.close()
     done = "created" if applied.created else "upgraded" if applied.upgraded else "already there"
     print(f"{done}: schema version {applied.version}, database id {applied.database_id}")
     return exit_codes.OK

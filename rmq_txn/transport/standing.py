@@ -121,7 +121,7 @@ def _ahead(
 ) -> Iterator[StoredMessage]:
     seen = 0
     while seen < LOOK_AHEAD:
-        messages = _pull(client, group, topic, queue, offset)
+        messages = pull(client, group, topic, queue, offset)
         if not messages:
             return
         for message in messages:
@@ -132,7 +132,14 @@ def _ahead(
         offset = messages[-1].offset + 1
 
 
-def _pull(client: RemotingClient, group: str, topic: str, queue: int, offset: int) -> list[StoredMessage]:
+def pull(client: RemotingClient, group: str, topic: str, queue: int, offset: int) -> list[StoredMessage]:
+    """
+    Read the next messages of a queue, at most 32, none if there are no more; moves no offset.
+
+    Raises:
+        BrokerUnavailableError, RemotingError: the broker can't be asked, or refuses.
+        MalformedAnswerError: its answer is not what a broker of 4.x or 5.x sends.
+    """
     fields = {
         "consumerGroup": group,
         "topic": topic,

@@ -36,7 +36,9 @@ class StoredMessage:
     offset: int
     commit_log_offset: int
     sys_flag: int
+    born_milliseconds: int
     born_host: str
+    redeliveries: int
     body: bytes
     properties: Mapping[str, str]
 
@@ -52,6 +54,20 @@ class StoredMessage:
             return ""
         kind = self.sys_flag >> _TYPE_SHIFT & _TYPE_MASK
         return COMPRESSIONS.get(kind, f"type {kind}")
+
+    @property
+    def plain_body(self) -> bytes:
+        """
+        The body as its producer sent it.
+
+        Raises:
+            MalformedAnswerError: it is compressed with something else than zlib.
+        """
+        if not self.sys_flag & COMPRESSED:
+            return self.body
+        if self.undecodable:
+            raise MalformedAnswerError(f"message {self.message_id} can't be read: {self.undecodable}")
+        return zlib.decompress(self.body)
 
     @property
     def undecodable(self) -> str:
@@ -111,7 +127,7 @@ def read_messages(data: bytes) -> list[StoredMessage]:
 
 
 def _read(data: bytes) -> StoredMessage:
-    magic, _crc, queue, _flag, offset, commit_log_offset, sys_flag, _born = struct.unpack_from(
+    magic, _crc, queue, _flag, offset, commit_log_offset, sys_flag, born = struct.unpack_from(
         ">IIiiqqiq", data, 4
     )
     if magic not in (_MAGIC_V1, _MAGIC_V2):
@@ -123,7 +139,8 @@ def _read(data: bytes) -> StoredMessage:
     born_host = f"[{address}]:{port}" if host == 16 else f"{address}:{port}"
     at += host + 4 + 8  # and the time it was stored
     at += (16 if sys_flag & STORE_HOST_V6 else 4) + 4
-    at += 4 + 8  # redeliveries, and the offset of its half message
+    (redeliveries,) = struct.unpack_from(">i", data, at)
+    at += 4 + 8  # and the offset of its half message
     body, at = _take(data, at, ">i")
     topic, at = _take(data, at, ">B" if magic == _MAGIC_V1 else ">H")
     properties, at = _take(data, at, ">H")
@@ -134,7 +151,9 @@ def _read(data: bytes) -> StoredMessage:
         offset=offset,
         commit_log_offset=commit_log_offset,
         sys_flag=sys_flag,
+        born_milliseconds=born,
         born_host=born_host,
+        redeliveries=redeliveries,
         body=body,
         properties={name: value for name, mark, value in pairs if mark},
     )

@@ -44,6 +44,9 @@ PROGRAMS = ("./dev", "rmq-txn", "pip", "python", "mqadmin")
 HERE = "tests/integration/test_docs.py::test_the_readme_does_what_it_says"
 CONSUME = "tests/integration/test_consume.py::test_processes_share_the_work_are_replaced_and_drain"
 CULPRIT = "tests/integration/test_consume.py::test_a_message_that_kills_the_client_is_named_and_skipped"
+PARKED_COMMANDS = "tests/integration/test_parked_commands.py"
+PARKED = f"{PARKED_COMMANDS}::test_parked_messages_are_listed_shown_replayed_and_dropped"
+BURIED = f"{PARKED_COMMANDS}::test_a_dead_letter_is_replayed_by_one_command"
 # Every command in the READMEs, and the test that runs it. A command without a test is an error.
 COMMANDS = {
     "./dev demo": "tests/e2e/test_demo_services.py::test_ctrl_c_in_the_tutorial_stops_everything",
@@ -58,6 +61,9 @@ COMMANDS = {
     "rmq-txn offsets show points_service:consumer": CULPRIT,
     "rmq-txn consume points_service:consumer --processes 4": CONSUME,
     "python account_service.py": HERE,
+    "rmq-txn parked list": PARKED,
+    "rmq-txn parked replay points_service:consumer --all": PARKED,
+    "rmq-txn dlq replay points_service:consumer": BURIED,
 }
 
 

@@ -37,6 +37,7 @@ def test_every_field_is_found_in_every_layout(magic: int, flags: int) -> None:
     first, second = read_messages(stored(b"one", flags, magic=magic) + stored(b"two", offset=8))
     assert (first.topic, first.queue, first.offset, first.commit_log_offset) == ("transfer", 2, 7, 4096)
     assert (first.body, first.message_id) == (b"one", "AB12")
+    assert (first.born_milliseconds, first.redeliveries) == (1, 3)
     assert first.born_host == ("[::1]:5000" if flags & BORN_HOST_V6 else "127.0.0.1:5000")
     assert (second.offset, second.body) == (8, b"two")
     assert "id AB12, keys order-1" in str(first)

@@ -1,0 +1,85 @@
+"""`rmq-txn dlq`: the messages of a consumer group that the broker itself buried."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from rmq_txn.cli import exit_codes
+from rmq_txn.cli.arguments import positive_integer
+from rmq_txn.cli.parked import add_rate, loaded_consumer, replay_all
+from rmq_txn.cli.target import METAVAR
+from rmq_txn.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rmq_txn.consumer import IdempotentConsumer
+    from rmq_txn.transport.settings import ClusterSettings
+
+_REPLAY = """\
+Take the dead letters of the consumer's group into rmq_txn_parked, then handle them as `parked replay`
+does. A letter is marked as read on the broker after it is parked; one that was handled or parked before
+is only marked. Interrupt it anywhere: what is parked waits in `parked list`, the rest is still in %DLQ%.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `dlq` and its commands."""
+    dlq = commands.add_parser("dlq", help="list or replay messages that the broker buried")
+    actions = dlq.add_subparsers(required=True, metavar="COMMAND")
+    listing = actions.add_parser("list", help="one line a dead letter that was not taken yet; never a body")
+    listing.add_argument("--limit", type=positive_integer, default=100, help="at most so many (100)")
+    listing.set_defaults(run=_list)
+    replay = actions.add_parser(
+        "replay",
+        help="take them into rmq_txn_parked and handle them",
+        description=_REPLAY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_rate(replay)
+    replay.set_defaults(run=_replay)
+    for parser in (listing, replay):
+        parser.add_argument("target", metavar=METAVAR, help="the consumer, with its group and its broker")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from rmq_txn.transport import deadletters
+
+    with loaded_consumer(arguments.target) as consumer:
+        shown = 0
+        for letter in deadletters.unread(_cluster(consumer), consumer.group):
+            if shown == arguments.limit:
+                print(f"the first {shown} are shown, --limit shows more")
+                break
+            delivery = letter.delivery
+            print(f"{delivery.topic}  {delivery.message_id}  {delivery.redeliveries} redeliveries")
+            shown += 1
+        if not shown:
+            print(f"no dead letters wait in {deadletters.topic_of(consumer.group)}")
+    return exit_codes.OK
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from rmq_txn.transport import deadletters
+
+    with loaded_consumer(arguments.target) as consumer:
+        cluster = _cluster(consumer)
+        keys: list[str] = []
+        for letter in deadletters.unread(cluster, consumer.group):
+            key = consumer.park(letter.delivery)
+            deadletters.mark_read(cluster, consumer.group, letter)
+            if key is None:
+                print(f"handled or parked before: {letter.delivery.message_id}")
+            else:
+                keys.append(key)
+        return replay_all(consumer, keys, rate=arguments.rate, force=False)
+
+
+def _cluster(consumer: IdempotentConsumer) -> ClusterSettings:
+    from rmq_txn.transport.settings import ClusterSettings
+
+    if not isinstance(consumer.broker, ClusterSettings):
+        raise SettingsError(
+            f"the consumer's broker is of type {type(consumer.broker).__name__}, a RocketMQ is needed to "
+            "read its dead letters"
+        )
+    return consumer.broker

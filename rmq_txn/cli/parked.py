@@ -1,0 +1,190 @@
+"""`rmq-txn parked`: the messages that consumers could not handle, in their database."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rmq_txn.cli import exit_codes
+from rmq_txn.cli.arguments import add_url, opened, positive_integer, positive_number
+from rmq_txn.cli.target import METAVAR, load_consumer
+from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError, RmqTxnError
+
+if TYPE_CHECKING:
+    from rmq_txn.consumer import IdempotentConsumer
+    from rmq_txn.database import Database
+
+_MOST_REPLAYED = 10_000
+
+_REPLAY = """\
+Handle parked messages now, through the same inbox and handler: a replay done twice has one effect.
+The consumer is not started. One that fails again stays parked, with its failures counted on.
+A message parked as over_age or lost needs --force: its effect may be in the database, look there first.
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `parked` and its commands."""
+    parked = commands.add_parser("parked", help="list, show, replay or drop messages that failed for good")
+    actions = parked.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = actions.add_parser(
+        "list",
+        help="one line a message, oldest first; never a body",
+        description="List parked messages, and those that fail and are delivered again (state failing).",
+    )
+    add_url(listing)
+    listing.add_argument("--group", default="", help="of this consumer group only")
+    listing.add_argument("--limit", type=positive_integer, default=100, help="at most so many (100)")
+    listing.set_defaults(run=_list)
+
+    show = actions.add_parser("show", help="everything about one message, its body too")
+    drop = actions.add_parser(
+        "drop",
+        help="forget one message: it will never be handled",
+        description="Delete a parked message for good. Deliveries of it are skipped as before.",
+    )
+    for parser, run in ((show, _show), (drop, _drop)):
+        add_url(parser)
+        parser.add_argument("--group", required=True, help="its consumer group")
+        parser.add_argument("--key", required=True, help="its key, as `list` shows it")
+        parser.set_defaults(run=run)
+
+    replay = actions.add_parser(
+        "replay",
+        help="handle parked messages now",
+        description=_REPLAY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    replay.add_argument("target", metavar=METAVAR, help="the consumer, with its handlers and its database")
+    which = replay.add_mutually_exclusive_group(required=True)
+    which.add_argument("--key", help="this message")
+    which.add_argument("--all", action="store_true", help="all that need no --force; with it, all")
+    replay.add_argument("--force", action="store_true", help="also what may have had its effect already")
+    add_rate(replay)
+    replay.set_defaults(run=_replay)
+
+
+def add_rate(parser: argparse.ArgumentParser) -> None:
+    """Add `--rate`."""
+    parser.add_argument("--rate", type=positive_number, default=10.0, help="at most so many a second (10)")
+
+
+@contextmanager
+def loaded_consumer(target: str) -> Iterator[IdempotentConsumer]:
+    """Load the user's consumer for one command, check its tables, and close it."""
+    from rmq_txn import schema
+
+    consumer = load_consumer(target)
+    schema.check(consumer.database)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def replay_all(consumer: IdempotentConsumer, keys: Iterable[str], *, rate: float, force: bool) -> int:
+    """Replay messages one after the other, say what became of each, and return the exit code."""
+    replayed = failed = 0
+    for number, key in enumerate(keys):
+        if number:
+            time.sleep(1 / rate)
+        try:
+            done = consumer.replay(key, force=force)
+        except DatabaseUnavailableError:
+            raise
+        except InvalidMessageError as error:
+            print(f"not replayed: {error}")
+            failed += 1
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is told, the next one follows
+            print(f"failed: {key}: {type(error).__name__}: {error}")
+            failed += 1
+        else:
+            print(f"replayed: {key}" if done else f"nothing to do: {key}")
+            replayed += done
+    print(f"{replayed} replayed, {failed} left parked")
+    return exit_codes.FAILED if failed else exit_codes.OK
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from rmq_txn import parking
+
+    with loaded_consumer(arguments.target) as consumer:
+        if arguments.key is not None:
+            keys = [arguments.key]
+        else:
+            with consumer.database.transaction(read_only=True) as txn:
+                found = parking.failures(txn, consumer.group, _MOST_REPLAYED)
+            keys = [failure.key for failure in found if failure.state is not parking.ParkedState.FAILING]
+        return replay_all(consumer, keys, rate=arguments.rate, force=arguments.force)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from rmq_txn import parking
+
+    with _checked_database(arguments) as database, database.transaction(read_only=True) as txn:
+        found = parking.failures(txn, arguments.group, arguments.limit)
+    for failure in found:
+        since = failure.first_failed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        error = " ".join(failure.error.split())[:120]
+        print(
+            f"{failure.state.name.lower():<9} {failure.attempts:>3} failures since {since}  {failure.group}  "
+            f"{failure.topic}  {failure.key}  {error}"
+        )
+    if len(found) == arguments.limit:
+        print(f"the first {len(found)} are shown, --limit shows more")
+    elif not found:
+        print("nothing is parked")
+    return exit_codes.OK
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from rmq_txn import parking
+
+    with _checked_database(arguments) as database, database.transaction(read_only=True) as txn:
+        parked = parking.read(txn, arguments.group, arguments.key)
+    if parked is None:
+        raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
+    failure, delivery = parked.failure, parked.delivery
+    for name, value in (
+        ("state", failure.state.name.lower()),
+        ("failures", failure.attempts),
+        ("first", failure.first_failed_at.isoformat()),
+        ("last", failure.last_failed_at.isoformat()),
+        ("error", failure.error),
+        ("topic", delivery.topic),
+        ("tag", delivery.tag or ""),
+        ("key", delivery.key or ""),
+        ("message id", delivery.message_id),
+        ("properties", json.dumps(dict(delivery.properties), ensure_ascii=False)),
+    ):
+        print(f"{name + ':':<12}{value}".rstrip())
+    try:
+        print(f"body:       {delivery.body.decode()}")
+    except UnicodeDecodeError:
+        print(f"body (hex): {delivery.body.hex()}")
+    return exit_codes.OK
+
+
+def _drop(arguments: argparse.Namespace) -> int:
+    from rmq_txn import parking
+
+    with _checked_database(arguments) as database, database.transaction() as txn:
+        dropped = parking.unpark(txn, arguments.group, arguments.key)
+    if not dropped:
+        raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
+    print(f"dropped: {arguments.key}")
+    return exit_codes.OK
+
+
+@contextmanager
+def _checked_database(arguments: argparse.Namespace) -> Iterator[Database]:
+    from rmq_txn import schema
+
+    with opened(arguments) as database:
+        schema.check(database)
+        yield database

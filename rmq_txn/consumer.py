@@ -7,9 +7,11 @@ Its life and its handlers are here; what happens to one delivery stands in `hand
 from __future__ import annotations
 
 import inspect
+import queue
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from rmq_txn import schema
@@ -17,7 +19,7 @@ from rmq_txn.database import Database
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.handling import Handler, Handling
 from rmq_txn.identity import retention_seconds
-from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop
+from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, check_group, check_tag, check_topic
 from rmq_txn.publisher import Publisher
@@ -95,8 +97,8 @@ class IdempotentConsumer:
         self._producer = producer
         self._owns_producer = False
         self._threads = threads
-        self._drain_seconds = drain_seconds
-        self._close_timeout_seconds = close_timeout_seconds
+        self._drain_seconds = check_seconds("drain_seconds", drain_seconds)
+        self._close_timeout_seconds = check_seconds("close_timeout_seconds", close_timeout_seconds)
         self._handlers: dict[str, dict[str, Handler]] = {}
         self._lifecycle = Lifecycle(f"IdempotentConsumer of group {self._group!r}")
         self._closing = threading.Event()
@@ -236,8 +238,10 @@ class IdempotentConsumer:
         """
         Let running handlers finish, give the rest back to the broker, stop. Idempotent.
 
-        Not from inside a handler: it waits for handlers.
+        Not from inside a handler: it would wait for it.
         """
+        if self._handling.inside.get():
+            raise LifecycleError("close() inside a handler would wait for it; let another thread close")
         self._lifecycle.close(self._close)
         if self._lifecycle.state is State.CLOSED:
             self._close_producer()
@@ -275,14 +279,16 @@ class IdempotentConsumer:
         """
         if threading.current_thread() is not threading.main_thread():
             raise LifecycleError("run() handles signals and needs the main thread; use start() and close()")
-        stop = threading.Event()
+        # Not an Event: a signal in the middle of its wait() would lock itself out in set().
+        stop, stopped = queue.SimpleQueue[int](), 0
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             for number in before:
-                signal.signal(number, lambda *_: stop.set())
+                signal.signal(number, lambda number, _frame: stop.put(number))
             self.start()
-            while not stop.wait(1.0):  # with a timeout: an endless wait would hold signals up
-                pass
+            while not stopped:
+                with suppress(queue.Empty):
+                    stopped = stop.get(timeout=1.0)  # an endless wait would hold signals up
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

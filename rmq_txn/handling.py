@@ -10,6 +10,7 @@ An answer is given after a COMMIT only; any doubt is RETRY.
 
 from __future__ import annotations
 
+import contextvars
 import random
 import threading
 import time
@@ -85,6 +86,7 @@ class Handling:
         self._max_attempts = max_attempts
         self._retention_seconds = retention_seconds
         self._closing = closing
+        self.inside = contextvars.ContextVar("inside", default=False)
 
     def deliver(self, delivery: Delivery) -> Answer:
         """Handle one delivery, on a thread of the transport; what it answers is final."""
@@ -100,7 +102,11 @@ class Handling:
             if handler is None:
                 log.error("no handler for this message, it will be delivered again", tag=delivery.tag)
                 return Answer.RETRY
-            return self._to_the_end(delivery, handler)
+            token = self.inside.set(True)
+            try:
+                return self._to_the_end(delivery, handler)
+            finally:
+                self.inside.reset(token)
 
     def _to_the_end(self, delivery: Delivery, handler: Handler) -> Answer:
         """Handle it; if it fails for a reason of its own, count that; what may pass is tried again."""

@@ -8,7 +8,10 @@ import os
 import threading
 from collections.abc import Callable
 
-from rmq_txn.errors import LifecycleError
+from rmq_txn.errors import LifecycleError, SettingsError
+
+_LONGEST_WAIT = 86_400
+"""A day; some platforms can't wait for much longer than a month, and nobody means it."""
 
 AFTER_FORK = (
     "start it after the fork, in the process that uses it (gunicorn: post_worker_init, "
@@ -36,8 +39,10 @@ class Lifecycle:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what its thread is starting
         self._pid: int | None = None
+        self._changing: int | None = None  # the thread that starts or closes it now
+        self._settled = threading.Event()
         self.state = State.NEW
 
     def start(self, start: Callable[[], None], undo: Callable[[], None]) -> None:
@@ -56,13 +61,23 @@ class Lifecycle:
                 )
             self.state = State.STARTING
             self._pid = os.getpid()
+            self._changing = threading.get_ident()
         try:
             start()
+            self._settle(State.RUNNING)
         except BaseException:
-            self.state = State.CLOSED
-            undo()
+            self.state = State.CLOSING
+            try:
+                undo()
+            finally:
+                self._settle(State.CLOSED)
             raise
-        self.state = State.RUNNING
+
+    def _settle(self, state: State) -> None:
+        with self._lock:
+            self.state = state
+            self._changing = None
+            self._settled.set()
 
     def require_running(self, call: str) -> None:
         """
@@ -85,18 +100,44 @@ class Lifecycle:
             )
 
     def close(self, close: Callable[[], None]) -> None:
-        """Go to closed through `close`, once; a later call, and one on a new helper, does nothing."""
+        """
+        Go to closed through `close`, once; a later call, and one on a new helper, does nothing.
+
+        While another thread starts or closes it, wait for that thread first: whoever closes a
+        helper may then close what it uses. From within `start` or `close` (a signal handler)
+        nothing happens, waiting for itself would never end.
+        """
         refuse_event_loop(f"{self._what}.close()")
-        with self._lock:
-            if self.state is State.NEW:
-                self.state = State.CLOSED
-            if self.state is not State.RUNNING or self._pid != os.getpid():
-                return
-            self.state = State.CLOSING
+        while True:
+            with self._lock:
+                if self.state is State.NEW:
+                    self.state = State.CLOSED
+                if self.state is State.CLOSED or self._pid != os.getpid():
+                    return
+                if self.state is State.RUNNING:
+                    self.state = State.CLOSING
+                    self._changing = threading.get_ident()
+                    self._settled.clear()
+                    break
+                if self._changing == threading.get_ident():
+                    return
+            self._settled.wait()
         try:
             close()
         finally:
-            self.state = State.CLOSED
+            self._settle(State.CLOSED)
+
+
+def check_seconds(name: str, value: float) -> float:
+    """
+    Return a duration for which something is waited at close.
+
+    Raises:
+        SettingsError: no number, negative, not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST_WAIT:
+        raise SettingsError(f"{name} is {value!r}, allowed is 0 to {_LONGEST_WAIT}")
+    return value
 
 
 def refuse_event_loop(call: str) -> None:

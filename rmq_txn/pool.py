@@ -153,20 +153,22 @@ def parse_url(url: str) -> dict[str, Any]:
     if not parts.hostname or not parts.username or not database or "/" in database:
         raise SettingsError("database url lacks a part: mysql://user:password@host:port/database is needed")
     try:
-        port = parts.port or 3306
+        port = parts.port
     except ValueError:
+        port = 0
+    if port == 0:
         # Not chained either: behind an unencoded @ or / the "port" is a piece of the password.
         raise SettingsError(
             "database url has no usable port, allowed is 1 to 65535; percent-encode special "
             "characters of user and password"
-        ) from None
+        )
     allowed = {"charset", "unix_socket", "ssl_ca"}
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - allowed):
         raise SettingsError(f"database url has options {unknown}, allowed are {sorted(allowed)}")
     return {
         "host": parts.hostname,
-        "port": port,
+        "port": port or 3306,
         "user": unquote(parts.username),
         "password": unquote(parts.password or ""),
         "database": unquote(database),

@@ -22,7 +22,7 @@ from rmq_txn.commitment import Commitment
 from rmq_txn.database import Database
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.identity import new_txn_id, owner_of, retention_seconds
-from rmq_txn.lifecycle import Lifecycle, State
+from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.registration import brokers_know, start_registered
@@ -107,7 +107,7 @@ class TransactionProducer:
         self._broker = broker
         self._database = database
         self._retention_seconds = retention_seconds("log_retention_days", log_retention_days)
-        self._close_timeout_seconds = close_timeout_seconds
+        self._close_timeout_seconds = check_seconds("close_timeout_seconds", close_timeout_seconds)
         self._lifecycle = Lifecycle(f"TransactionProducer of group {self._group!r}")
         self._in_flight = InFlight()
         self._inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
@@ -162,8 +162,10 @@ class TransactionProducer:
         """
         Refuse new transactions, wait for the running ones, answer UNKNOWN to check-backs, stop.
 
-        Idempotent. Takes at most about two `close_timeout_seconds`.
+        Idempotent. Takes at most about two `close_timeout_seconds`. Not from inside a transaction.
         """
+        if (inside := self._inside.get()) is not None:
+            raise LifecycleError(f"close() inside transaction {inside} would wait for it; end it first")
         self._lifecycle.close(self._close)
 
     def _close(self) -> None:
@@ -210,14 +212,13 @@ class TransactionProducer:
                 messages.append(message)
 
             session = self._database.begin(txn_id)
-            txn = PublishingTransaction(session, publish)
             try:
-                yield txn
+                yield (txn := PublishingTransaction(session, publish))
+                commitment = self._commitment(txn_id, messages, session)
             except BaseException as error:
                 session.rollback()
                 log.info("rolled back by its block, nothing was sent", cause=type(error).__name__)
                 raise
-            commitment = self._commitment(txn_id, messages, session)
 
             def commit() -> None:
                 if messages:
@@ -288,9 +289,9 @@ class TransactionProducer:
                 f"{call} inside transaction {outer} of the same producer; publish in the outer one"
             )
         txn_id = new_txn_id()
-        token = self._inside.set(txn_id)
         try:
+            self._inside.set(txn_id)
             with self._in_flight.one(), structlog.contextvars.bound_contextvars(txn_id=txn_id):
                 yield txn_id
         finally:
-            self._inside.reset(token)
+            self._inside.set(None)  # as it was; no token, that Ctrl-C could keep from us

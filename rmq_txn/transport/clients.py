@@ -20,6 +20,7 @@ from rmq_txn.transport.offsets import pin_new_group
 from rmq_txn.transport.plain import PlainSender
 from rmq_txn.transport.remoting import RemotingError
 from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.transport.signals import HeldSignals
 from rmq_txn.verdict import Answer, Verdict
 
 log = get_logger("transport.native")
@@ -122,12 +123,14 @@ class NativeProducer(NativeClient):
         """Send once; return None if `execute` ran, else what the library says."""
         ran = False
         failure: BaseException | None = None
+        signals = HeldSignals()
 
         def local_transaction(native: int) -> int:
             nonlocal ran, failure
             ran = True
             try:
-                return _code(execute(binding.read_property(native, "UNIQ_KEY")))
+                with signals.told():
+                    return _code(execute(binding.read_property(native, "UNIQ_KEY")))
             except BaseException as error:  # noqa: BLE001 - kept, and raised below
                 failure = error
                 return binding.UNKNOWN
@@ -140,9 +143,10 @@ class NativeProducer(NativeClient):
             with self._in_flight.one(), binding.native_message(message) as native:
                 # Read while counted: close() frees the client once nothing is counted.
                 self._refuse_unless_open()
-                status = table.dll.SendMessageTransaction(
-                    self._handle, native, self._execute_callback, token, ctypes.byref(result)
-                )
+                with signals.held():
+                    status = table.dll.SendMessageTransaction(
+                        self._handle, native, self._execute_callback, token, ctypes.byref(result)
+                    )
         finally:
             del self._sends[token]
         if failure is not None:
@@ -162,10 +166,7 @@ class NativeProducer(NativeClient):
 
     def is_registered(self, topic: str) -> bool:
         """See `ProducerTransport.is_registered`."""
-        for broker in self._broker.route(topic).brokers:
-            address = broker.master_address
-            if address is None:
-                continue  # nobody there who could ask
+        for address, _queues in self._broker.masters(topic):
             try:
                 known = self._broker.ask(address).producer_connections(self._group)
             except RemotingError as error:

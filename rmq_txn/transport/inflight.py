@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -13,21 +13,25 @@ class InFlight:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._running = 0
+        self._running: set[object] = set()
         self._last_change = time.monotonic()
 
     @contextmanager
     def one(self) -> Iterator[None]:
         """Count the call that runs in this block."""
-        self._count(1)
+        token = object()
         try:
-            yield
+            try:
+                self._change(self._running.add, token)
+                yield
+            finally:
+                self._change(self._running.discard, token)
         finally:
-            self._count(-1)
+            self._change(self._running.discard, token)  # if Ctrl-C kept the line above from it
 
-    def _count(self, change: int) -> None:
+    def _change(self, change: Callable[[object], None], token: object) -> None:
         with self._changed:
-            self._running += change
+            change(token)
             self._last_change = time.monotonic()
             self._changed.notify_all()
 
@@ -43,11 +47,11 @@ class InFlight:
             while True:
                 now = time.monotonic()
                 quiet_for = now - self._last_change
-                if self._running == 0 and quiet_for >= quiet_seconds:
+                if not self._running and quiet_for >= quiet_seconds:
                     return True
                 if now >= deadline:
                     return False
                 pause = deadline - now
-                if self._running == 0:
+                if not self._running:
                     pause = min(pause, quiet_seconds - quiet_for)
                 self._changed.wait(pause)

@@ -31,11 +31,7 @@ def pin_new_group(cluster: ClusterSettings, group: str, topic: str) -> int:
         BrokerUnavailableError: a server can't be asked or refuses, or no live broker has the topic.
     """
     found = 0
-    for broker in (route := cluster.route(topic)).brokers:
-        address = broker.master_address
-        if address is None:
-            continue  # its queues have no master now; the client finds the group's offsets later
-        queues = sum(item.read_queues for item in route.queues if item.broker_name == broker.name)
+    for address, queues in cluster.masters(topic):
         found += queues
         try:
             _pin_queues(cluster, address, group, topic, queues)

@@ -83,3 +83,16 @@ class ClusterSettings:
                 f"no live broker has topic {topic!r}, says name server {self.name_servers}; "
                 "create the topic, or start its broker"
             ) from error
+
+    def masters(self, topic: str) -> list[tuple[str, int]]:
+        """
+        Return address and number of queues of each broker of a topic that has a master now.
+
+        Only a master asks about half messages and keeps offsets. Errors as `route`.
+        """
+        route, found = self.route(topic), []
+        for broker in route.brokers:
+            if broker.master_address is not None:
+                queues = sum(item.read_queues for item in route.queues if item.broker_name == broker.name)
+                found.append((broker.master_address, queues))
+        return found

@@ -13,9 +13,9 @@ from rmq_txn.identity import PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Delivery, Message, Outbound
 from rmq_txn.transport import Check, ConsumerTransport, ProducerTransport, Transport
 from rmq_txn.verdict import Answer, Verdict
+from tests.kit.known import CLOSE_SECONDS, known_producer
 from tests.kit.wait import until
 
-CLOSE_SECONDS = 10.0
 OWNER = "contract@tests"
 
 
@@ -73,23 +73,14 @@ class Desk:
     ) -> ProducerTransport:
         """
         Start another producer client that its broker knows; it is closed with the desk.
-
-        Brokers ask those they have heard of. A native client reports itself some milliseconds after
-        its start, and then only each 30 s: when its first send came too late for that, it would not
-        be asked for half a minute (HAZARDS A9), so another one is made.
         """
         group = group or self.group
-        for _ in range(8):
-            producer = self.new_silent_producer(check, group=group)
-            producer.send_half(self.message(), Script(Verdict.ROLLBACK))
-            if self._is_known_soon(group):
-                return producer
-            producer.close(CLOSE_SECONDS)
-        # A broker just started answers too slowly for the first report; the second one comes surely.
-        producer = self.new_silent_producer(check, group=group)
-        producer.send_half(self.message(), Script(Verdict.ROLLBACK))
-        until(lambda: self._broker_knows(group), "the second report, after 30 s", 45)
-        return producer
+        return known_producer(
+            lambda: self.transport.producer(group, check or self.answer_check),
+            self.topic,
+            self.resources,
+            lambda _producer: self._broker_knows(group),
+        )
 
     def new_silent_producer(
         self, check: Callable[[Check], Any] | None = None, *, group: str
@@ -99,13 +90,6 @@ class Desk:
         self.resources.callback(producer.close, CLOSE_SECONDS)
         producer.start()
         return producer
-
-    def _is_known_soon(self, group: str) -> bool:
-        try:
-            until(lambda: self._broker_knows(group), "the broker knows the group", 1.0)
-        except AssertionError:
-            return False
-        return True
 
     def new_consumer(
         self,

@@ -9,16 +9,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,10 +38,11 @@ from rmq_txn import (
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.identity import PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Outbound
-from rmq_txn.transport import Check, Checker, Deliver, ProducerTransport, binding
+from rmq_txn.transport import Check, Deliver, binding
 from rmq_txn.transport.remoting import RemotingClient, RemotingError
 from rmq_txn.verdict import Answer, Verdict
-from tests.conftest import CHECKOUT
+from tests.kit.known import known_producer
+from tests.kit.processes import child, outcome, together
 from tests.kit.rows import rows
 from tests.kit.transports import RecordChecks, Wrapped
 from tests.kit.wait import until
@@ -53,41 +52,6 @@ pytestmark = pytest.mark.servers
 CLOSE_SECONDS = 10.0
 BROKER_PAUSE_SECONDS = 4.0
 """Longer than one attempt of a send (3 s), shorter than two."""
-RUN = (
-    "import json, sys; from tests.integration import test_hazards as programs;"
-    " getattr(programs, sys.argv[1])(**json.loads(sys.argv[2]))"
-)
-
-
-def child(
-    program: Callable[..., None],
-    *,
-    environment: dict[str, str] | None = None,
-    **arguments: Any,
-) -> subprocess.Popen[str]:
-    """Start a function of this module in a process of its own."""
-    inherited = {name: value for name, value in os.environ.items() if name != "ROCKETMQ_CLIENT_LOG_DIR"}
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, program.__name__, json.dumps(arguments)],
-        cwd=CHECKOUT,
-        env={**inherited, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # killed with all that it forked
-    )
-
-
-def outcome(process: subprocess.Popen[str], seconds: float) -> tuple[int, str]:
-    """Return exit status and output of a process that ends within `seconds`; kill it if it does not."""
-    try:
-        said, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, errors = process.communicate()
-        pytest.fail(f"the process hung for {seconds:g} s; it said: {said}\n{errors}")
-    sys.stderr.write(errors)  # pytest shows it if the test fails
-    return process.returncode, said
 
 
 @pytest.fixture
@@ -100,27 +64,6 @@ def resources() -> Iterator[ExitStack]:
 def outbound(topic: str, **body: Any) -> Outbound:
     """Make a message for a bare transport."""
     return Message(topic, body or {"n": 0}).outbound(txn_id=new_txn_id(), position=0, owner="hazards@tests")
-
-
-def known_producer(
-    transport: RocketMQ, group: str, topic: str, check: Checker, resources: ExitStack
-) -> ProducerTransport:
-    """
-    Start bare producers until the broker knows one, which is closed with `resources`.
-
-    A client reports itself some milliseconds after its start and then each 30 s: if its first send
-    comes too late for the first report, the broker does not ask it for half a minute (A9).
-    """
-    for _ in range(20):
-        producer = transport.producer(group, check)
-        with ExitStack() as attempt, suppress(AssertionError):
-            attempt.callback(producer.close, CLOSE_SECONDS)
-            producer.start()
-            producer.send_half(outbound(topic), lambda _id: Verdict.ROLLBACK)
-            until(partial(producer.is_registered, topic), "the broker knows it", 1.0)
-            resources.push(attempt.pop_all())
-            return producer
-    raise AssertionError("20 producers were started and the broker heard of none")
 
 
 # -- A: transactions
@@ -228,7 +171,7 @@ def test_each_client_of_a_process_has_a_client_id_of_its_own(
     # Not one group for both: a consumer's client reports itself as a producer of its group, too.
     group, consumer_group = f"g-{topic}", f"c-{topic}"
     for _ in range(2):
-        known_producer(transport, group, topic, lambda _check: Verdict.UNKNOWN, resources)
+        known_producer(partial(transport.producer, group, lambda _check: Verdict.UNKNOWN), topic, resources)
         consumer = transport.consumer(consumer_group, {topic: ["*"]}, 1, lambda _delivery: Answer.ACK)
         resources.callback(consumer.close, 0.0, CLOSE_SECONDS)
         consumer.start()
@@ -532,7 +475,7 @@ def closes_while_a_check_runs(name_server: str, topic: str) -> None:
         return Verdict.UNKNOWN
 
     resources = ExitStack()
-    producer = known_producer(RocketMQ(name_server), f"g-{topic}", topic, slow, resources)
+    producer = known_producer(partial(RocketMQ(name_server).producer, f"g-{topic}", slow), topic, resources)
     for n in range(8):
         producer.send_half(outbound(topic, n=n), lambda _id: Verdict.UNKNOWN)
     assert entered.wait(60)
@@ -650,38 +593,18 @@ def starts_and_stops_together(name_server: str, topic: str) -> None:
     consumers = [
         transport.consumer(f"c{n}-{topic}", {topic: ["*"]}, 1, lambda _delivery: Answer.ACK) for n in range(2)
     ]
-    _together([client.start for client in [*producers, *consumers]])
-    _together(
+    together([client.start for client in [*producers, *consumers]])
+    together(
         [
             partial(producers[0].send_half, outbound(topic, n=n), lambda _id: Verdict.ROLLBACK)
             for n in range(8)
         ]
     )
-    _together(
+    together(
         [partial(producer.close, CLOSE_SECONDS) for producer in producers]
         + [partial(consumer.close, 0.0, CLOSE_SECONDS) for consumer in consumers]
     )
     print(json.dumps({"starts_and_stops_at_once": most["life"], "sends_beside_the_first": len(beside)}))
-
-
-def _together(calls: list[Callable[[], object]]) -> None:
-    """Run each call on a thread of its own, all at once; raise what one of them raised."""
-    barrier, problems = threading.Barrier(len(calls)), list[BaseException]()
-
-    def run(call: Callable[[], object]) -> None:
-        barrier.wait()
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - raised below
-            problems.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
 
 
 def sends_one(name_server: str, topic: str, user: int | None) -> None:
@@ -723,7 +646,7 @@ def sends_and_receives(name_server: str, topic: str, count: int) -> None:
             producer.send_half(outbound(topic), execute)
 
     def round_of(messages: int) -> tuple[int, int, float]:
-        _together([partial(send, messages // 4)] * 4)
+        together([partial(send, messages // 4)] * 4)
         until(lambda: set(sent) <= received, "all received", 60)
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd")), resident / 2**20  # noqa: PTH208

@@ -72,6 +72,14 @@ def test_a_producer_on_another_database_is_refused(transport: FakeTransport) -> 
     assert make(transport, producer=producer, database=database).state is State.NEW
 
 
+@pytest.mark.parametrize("name", ["drain_seconds", "close_timeout_seconds"])
+@pytest.mark.parametrize("value", [-1, float("nan"), True, "5"])
+def test_a_time_to_wait_that_is_no_time_is_refused(transport: FakeTransport, name: str, value: Any) -> None:
+    """When the consumer is made, not when it closes."""
+    with pytest.raises(SettingsError, match=f"{name} is"):
+        make(transport, **{name: value})
+
+
 @pytest.mark.parametrize("topic", ["", "a b", "主题", None])
 def test_a_topic_that_can_not_be_subscribed_to_is_refused(transport: FakeTransport, topic: Any) -> None:
     """Before the function is looked at."""

@@ -8,12 +8,14 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rmq_txn.errors import LifecycleError
-from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop
+from rmq_txn.errors import LifecycleError, SettingsError
+from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -75,7 +77,8 @@ def test_a_start_that_fails_is_undone_and_stays_closed(
     with pytest.raises(error) as caught:
         lifecycle.start(start, lambda: undone.append(lifecycle.state))
     assert caught.value is problem
-    assert undone == [State.CLOSED]
+    assert undone == [State.CLOSING]
+    assert lifecycle.state is State.CLOSED
     with pytest.raises(LifecycleError, match="is closed"):
         lifecycle.start(never, never)
 
@@ -174,6 +177,60 @@ def test_of_many_threads_that_close_at_once_one_does() -> None:
     closed: list[int] = []
     assert race(lambda: lifecycle.close(lambda: closed.append(1))) == [None] * 16
     assert closed == [1]
+
+
+@pytest.mark.parametrize("change", ["start", "a failing start", "close"])
+def test_close_waits_for_the_thread_that_starts_or_closes(lifecycle: Lifecycle, change: str) -> None:
+    """When it returns the helper is closed, so that what the helper uses may be closed next."""
+    inside, go_on, closed = threading.Event(), threading.Event(), list[int]()
+
+    def slow() -> None:
+        inside.set()
+        assert go_on.wait(30)
+        if change == "a failing start":
+            raise OSError("in start")
+
+    def changes() -> None:
+        if change == "close":
+            lifecycle.start(nothing, never)
+            lifecycle.close(slow)
+        else:
+            with suppress(OSError):
+                lifecycle.start(slow, nothing)
+
+    states: list[State] = []
+
+    def closes() -> None:
+        lifecycle.close(lambda: closed.append(1))
+        states.append(lifecycle.state)
+
+    changer, closer = threading.Thread(target=changes), threading.Thread(target=closes)
+    changer.start()
+    assert inside.wait(30)
+    closer.start()
+    closer.join(0.2)
+    assert closer.is_alive(), "it did not wait"
+    go_on.set()
+    for thread in (changer, closer):
+        thread.join(30)
+    assert states == [State.CLOSED]
+    assert closed == ([1] if change == "start" else [])
+
+
+def test_closing_from_within_start_or_close_does_not_wait_for_itself(lifecycle: Lifecycle) -> None:
+    """A signal handler may do that; it would wait for ever."""
+    lifecycle.start(lambda: lifecycle.close(never), never)
+    assert lifecycle.state is State.RUNNING
+    lifecycle.close(lambda: lifecycle.close(never))
+    assert lifecycle.state is State.CLOSED
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), 1e9, True, "5", None])
+def test_a_time_to_wait_at_close_that_is_none_is_refused(value: Any) -> None:
+    """With its name and what is allowed."""
+    with pytest.raises(SettingsError, match=r"drain_seconds is .*, allowed is 0 to 86400"):
+        check_seconds("drain_seconds", value)
+    assert [check_seconds("drain_seconds", good) for good in (0, 2.5)] == [0, 2.5]
 
 
 def test_every_blocking_call_is_refused_on_an_event_loop(lifecycle: Lifecycle) -> None:

@@ -62,6 +62,7 @@ def test_port_and_password_may_be_left_out_and_options_are_passed_on() -> None:
         (f"mysql://app:{SECRET}@/shop", "lacks a part"),
         (f"mysql://app:{SECRET}@db/shop/more", "lacks a part"),
         (f"mysql://app:{SECRET}@db:port/shop", "no usable port, allowed is 1 to 65535"),
+        (f"mysql://app:{SECRET}@db:0/shop", "no usable port, allowed is 1 to 65535"),
         (f"mysql://app:{SECRET}@db:70000/shop", "no usable port"),
         (f"mysql://app:{SECRET}@db/shop?autocommit=1", "options ['autocommit'], allowed are ['charset'"),
         (f"mysql://app:{SECRET}@db/shop?init_command={SECRET}", "options ['init_command']"),

@@ -61,6 +61,13 @@ def never(_txn: Transaction) -> None:
     raise AssertionError("work was called")
 
 
+@pytest.mark.parametrize("value", [-1, float("nan"), True, "5"])
+def test_a_close_timeout_that_is_no_time_is_refused(rig: Rig, value: Any) -> None:
+    """When the producer is made, not when it closes."""
+    with pytest.raises(SettingsError, match="close_timeout_seconds is"):
+        rig.make(close_timeout_seconds=value)
+
+
 @pytest.mark.parametrize("group", ["", "a b", "g" * 121, "%RETRY%g", None, 5])
 def test_a_group_no_broker_can_carry_is_refused(rig: Rig, group: Any) -> None:
     """When the producer is made, not when it starts."""

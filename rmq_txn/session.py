@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ class SessionState(enum.Enum):
     COMMITTED = "committed"
     ROLLED_BACK = "rolled back"
     LOST = "lost"
-    """The connection broke before COMMIT was sent. Never committed, rollback not confirmed."""
+    """The connection broke or is out of step, COMMIT not sent. Never committed, rollback not confirmed."""
 
 
 class Session:
@@ -51,6 +51,7 @@ class Session:
         self._pool = pool
         self._guarded = guarded
         self._lent: list[pymysql.cursors.Cursor] = []
+        self._unanswered = False
         self._pooled = pool.borrow()
         try:
             self._begin()
@@ -74,6 +75,8 @@ class Session:
 
     def _set_tripwire(self) -> bool:
         """Send the first statement; return False if this connection can't carry a transaction."""
+        if not self.connection.open:
+            return False  # it broke in its last transaction
         # Read before: a cluster that registers its log at a savepoint reports a transaction by then.
         if self.connection.server_status & _LEFT_OVER:  # type: ignore[attr-defined]  # not in the stubs
             # BEGIN would have committed what is open; a savepoint would take it for its own, and
@@ -99,12 +102,8 @@ class Session:
             DatabaseUnavailableError: the connection is lost; COMMIT was not sent.
             pymysql.err.MySQLError: anything else the server says, unchanged.
         """
-        try:
-            return self.cursor.execute(sql, args)
-        except pymysql.err.MySQLError as error:
-            if is_lost_connection(error):
-                self._pool.unavailable(error)
-            raise
+        statement = self.cursor.mogrify(sql, args)  # before: bad arguments are no lost answer
+        return self._answered(lambda: self.cursor.execute(statement))
 
     def lend_cursor(self, *kind: type[pymysql.cursors.Cursor]) -> pymysql.cursors.Cursor:
         """Return a new cursor for business code; it is closed when the session ends."""
@@ -114,12 +113,21 @@ class Session:
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         """Run one statement for each row of arguments; errors as `execute`."""
+        return self._answered(lambda: self.cursor.executemany(sql, rows) or 0)
+
+    def _answered(self, run: Callable[[], int]) -> int:
+        # What a signal handler raises may fall between a statement and its answer. The next
+        # statement would then read this one's answer, and a COMMIT believe it.
+        self._unanswered = True
         try:
-            return self.cursor.executemany(sql, rows) or 0
+            result = run()
         except pymysql.err.MySQLError as error:
+            self._unanswered = False
             if is_lost_connection(error):
                 self._pool.unavailable(error)
             raise
+        self._unanswered = False
+        return result
 
     def commit(self) -> None:
         """
@@ -159,6 +167,10 @@ class Session:
         if self.state in (SessionState.COMMITTED, SessionState.ROLLED_BACK, SessionState.LOST):
             return self.state is SessionState.ROLLED_BACK
         if self.state is SessionState.COMMITTING:
+            self._give_back(broken=True)
+            return False
+        if self._unanswered:
+            self.state = SessionState.LOST
             self._give_back(broken=True)
             return False
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pymysql
+import pymysql.connections
 import pymysql.cursors
 import pytest
 
@@ -105,3 +106,40 @@ def test_a_write_on_the_connection_between_two_transactions_is_no_part_of_the_ne
     with database.transaction() as txn:
         write(txn, "mine")
     assert effects(database_url) == {"mine"}
+
+
+class SoftTimeLimit(Exception):
+    """What a signal handler raises, wherever the program happens to be."""
+
+
+def test_a_connection_whose_answer_was_not_read_is_not_used_again(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next statement would read the answer of the one before, and a COMMIT believe it."""
+    read = pymysql.connections.Connection._read_query_result
+
+    def interrupted(self: pymysql.connections.Connection, unbuffered: bool = False) -> None:
+        monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", read)
+        raise SoftTimeLimit
+
+    def block() -> None:
+        with database.transaction() as txn:
+            monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", interrupted)
+            write(txn, "interrupted")
+
+    used = connection_of(database)
+    with pytest.raises(SoftTimeLimit):
+        block()
+    assert connection_of(database) != used
+    with database.transaction() as txn:
+        assert txn.execute("SELECT id FROM effect WHERE id = 'interrupted'") == 0
+        write(txn, "after")
+    assert effects(database_url) == {"after"}
+
+
+def test_bad_arguments_cost_no_connection(database: Database) -> None:
+    """They are found before anything is sent."""
+    used = connection_of(database)
+    with pytest.raises(KeyError), database.transaction() as txn:
+        txn.execute("SELECT %(there)s", {"here": 1})
+    assert connection_of(database) == used

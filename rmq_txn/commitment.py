@@ -26,7 +26,12 @@ from rmq_txn.verdict import Verdict
 
 log = get_logger("producer")
 
+# How long a lost COMMIT is looked up. With a silent network the wait for COMMIT's own answer takes
+# `statement_timeout_seconds`, 10 s, before that, and the caller shall have an outcome within 15 s: so
+# it ends 12 s after COMMIT; what runs then, a look, a KILL and a look, takes up to 3 s more.
 _RESOLVE_SECONDS = 8.0
+_LEAST_RESOLVE_SECONDS = 2.0
+_RESOLVED_AFTER_COMMIT_SECONDS = 12.0
 
 
 class Commitment:
@@ -126,7 +131,7 @@ class Commitment:
             verdict = Verdict.COMMIT
         elif session.state is SessionState.COMMITTING:
             session.rollback()
-            verdict = self._resolve_lost_commit(error, session.connection_id)
+            verdict = self._resolve_lost_commit(error, session)
         else:
             confirmed = session.rollback()
             if isinstance(error, TransactionLostError) and self._outbound:
@@ -139,13 +144,13 @@ class Commitment:
         if verdict is not Verdict.COMMIT:
             log.info("transaction not committed", cause=type(error).__name__, verdict=verdict.value)
 
-    def _resolve_lost_commit(self, error: BaseException, connection_id: int) -> Verdict:
+    def _resolve_lost_commit(self, error: BaseException, session: Session) -> Verdict:
         """COMMIT was sent and not answered: ask the oracle that check-back asks."""
         log.warning("the answer to COMMIT was lost, looking it up", cause=str(error))
         if self._outbound:
-            verdict = self._oracle.resolve(
-                self._txn_id, self._message_ids[0], connection_id, _RESOLVE_SECONDS
-            )
+            left = session.committing_since + _RESOLVED_AFTER_COMMIT_SECONDS - time.monotonic()
+            seconds = max(_LEAST_RESOLVE_SECONDS, min(_RESOLVE_SECONDS, left))
+            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.connection_id, seconds)
         else:
             verdict = Verdict.UNKNOWN  # published nothing, wrote no row: there is no evidence
         if not isinstance(error, Exception):

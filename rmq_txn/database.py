@@ -89,7 +89,8 @@ class Database:
             "write_timeout": statement_timeout_seconds,
             "autocommit": False,
         }
-        checks = parameters | {"read_timeout": 4.0, "write_timeout": 4.0, "connect_timeout": 2.0}
+        # Short: the caller of a lost COMMIT waits for them, after statement_timeout_seconds.
+        checks = parameters | {"read_timeout": 3.0, "write_timeout": 3.0, "connect_timeout": 1.5}
         set_session = "SET SESSION innodb_lock_wait_timeout = {:d}, wait_timeout = {:d}"
         parameters["init_command"] = set_session.format(lock_wait_seconds, idle_timeout_seconds)
         # The native client has one check thread: one waiting check holds up all others.

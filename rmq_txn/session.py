@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -43,11 +44,15 @@ class Session:
 
     Args:
         guarded: COMMIT only if the tripwire still stands.
+
+    Attributes:
+        committing_since: when COMMIT was sent, by the monotonic clock.
     """
 
     def __init__(self, pool: ConnectionPool, txn_id: str, *, guarded: bool) -> None:
         self.txn_id = txn_id
         self.state = SessionState.OPEN
+        self.committing_since = 0.0
         self._pool = pool
         self._guarded = guarded
         self._lent: list[pymysql.cursors.Cursor] = []
@@ -149,6 +154,7 @@ class Session:
                     "commits implicitly (DDL), or a deadlock that was caught and ignored",
                     txn_id=self.txn_id,
                 ) from error
+        self.committing_since = time.monotonic()
         self.state = SessionState.COMMITTING
         self._send_commit()
         self.state = SessionState.COMMITTED

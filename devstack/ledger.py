@@ -40,12 +40,14 @@ class Books:
         transfers: by transfer id.
         entries: by transfer id.
         points: by user.
+        twice: transfers with more than one entry; the service's own key forbids them, the fault lab drops it.
     """
 
     balances: dict[str, int]
     transfers: dict[str, Transfer]
     entries: dict[str, Entry]
     points: dict[str, int]
+    twice: frozenset[str] = frozenset()
 
     @property
     def total(self) -> int:
@@ -76,6 +78,8 @@ class Books:
             found.append(f"transfers without points: {sorted(self.missing)}")
         if self.extra:
             found.append(f"points without a transfer: {sorted(self.extra)}")
+        if self.twice:
+            found.append(f"transfers with points twice: {sorted(self.twice)}")
         for transfer_id in sorted(self.transfers.keys() & self.entries.keys()):
             transfer = self.transfers[transfer_id]
             due = Entry(transfer.payer, transfer.amount // FEN_PER_POINT, transfer.txn_id)
@@ -106,7 +110,12 @@ class Ledger:
         # Points first: a transfer that commits in between is then missing, never extra.
         with self._points.transaction() as txn:
             txn.execute("SELECT transfer_id, user_id, points, txn_id FROM points_entry")
-            entries = {row[0]: Entry(*row[1:]) for row in txn.fetchall()}
+            entries: dict[str, Entry] = {}
+            twice = set()
+            for transfer_id, *entry in txn.fetchall():
+                if transfer_id in entries:
+                    twice.add(transfer_id)
+                entries[transfer_id] = Entry(*entry)
             txn.execute("SELECT user_id, points FROM points_balance")
             points = dict(txn.fetchall())
         with self._account.transaction() as txn:
@@ -114,7 +123,7 @@ class Ledger:
             transfers = {row[0]: Transfer(*row[1:]) for row in txn.fetchall()}
             txn.execute("SELECT user_id, balance FROM account")
             balances = dict(txn.fetchall())
-        return Books(balances, transfers, entries, points)
+        return Books(balances, transfers, entries, points, frozenset(twice))
 
     def close(self) -> None:
         """Close the connections."""

@@ -23,13 +23,13 @@ _BROKER_MAX_DISK_USED = 0.90
 _NEEDED_DISK_MB = 1024
 
 
-def port_is_free(port: int) -> bool:
-    """Tell whether a server could listen on the port now."""
+def port_is_free(port: int, host: str = "0.0.0.0") -> bool:
+    """Tell whether a server could listen on the port now; by default on every address."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: closed connections in TIME_WAIT don't keep a port, a listener does.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("0.0.0.0", port))  # the proxy can't be told to listen on 127.0.0.1 only
+            probe.bind((host, port))
         except OSError as exc:
             if exc.errno in (errno.EADDRINUSE, errno.EACCES):
                 return False
@@ -40,7 +40,8 @@ def port_is_free(port: int) -> bool:
 def require_free_ports(name: str, ports: Iterable[int]) -> None:
     """Raise StackError when somebody else has a port that a server needs."""
     for port in ports:
-        if not port_is_free(port):
+        # A proxy of the fault lab may have the same port of another loopback address.
+        if not port_is_free(port, "127.0.0.1"):
             raise StackError(
                 f"{name} needs port {port}, which another process has; stop that process or "
                 f"choose other ports"
@@ -52,6 +53,7 @@ def free_port_block() -> int:
     blocks = range(_FIRST_PORT, _LAST_PORT, PORT_BLOCK)
     for _ in range(_BLOCK_ATTEMPTS):
         first = random.choice(blocks)  # at random: stacks that start together must not meet
+        # On every address: RocketMQ's proxy can't be told to listen on 127.0.0.1 only.
         if all(port_is_free(port) for port in range(first, first + PORT_BLOCK)):
             return first
     raise StackError(

@@ -139,14 +139,24 @@ class NameServer(_JavaServer):
 
 
 class Broker(_JavaServer):
-    """The broker with the proxy around it in one process ("local" mode)."""
+    """
+    The broker with the proxy around it in one process ("local" mode).
+
+    Args:
+        settings: see StackSettings.
+        ports: those of the name server and its own; the database's is not used.
+        number: 2 and more: another master of the same cluster, with a store of its own.
+    """
 
     logging = "rmq.proxy.logback.xml"  # contains the broker's
 
-    def __init__(self, settings: StackSettings, ports: StackPorts) -> None:
+    def __init__(self, settings: StackSettings, ports: StackPorts, *, number: int = 1) -> None:
         own_ports = (*ports.broker_ports, ports.proxy_grpc, ports.proxy_remoting)
-        super().__init__("broker", settings, own_ports, settings.broker_heap_mb, direct_mb=256)
+        suffix = "" if number == 1 else f"-{number}"
+        super().__init__(f"broker{suffix}", settings, own_ports, settings.broker_heap_mb, direct_mb=256)
         self.address = f"{HOST}:{ports.broker}"
+        self._advertised_address = f"{settings.advertised_host}:{ports.broker}"
+        self._broker_name = f"{BROKER_NAME}{suffix}"
         self.proxy_address = f"{HOST}:{ports.proxy_grpc}"
         self.more_logs: tuple[Path, ...] = (self._rocketmq_log("broker"), self._rocketmq_log("proxy"))
         self._stack_ports = ports
@@ -161,10 +171,10 @@ class Broker(_JavaServer):
         store.mkdir(parents=True, exist_ok=True)
         properties = {
             "brokerClusterName": CLUSTER_NAME,
-            "brokerName": BROKER_NAME,
+            "brokerName": self._broker_name,
             "brokerId": "0",
             "namesrvAddr": self._name_server_address,
-            "brokerIP1": HOST,
+            "brokerIP1": settings.advertised_host,
             "brokerIP2": HOST,
             "bindAddress": HOST,
             "listenPort": str(ports.broker),
@@ -198,7 +208,7 @@ class Broker(_JavaServer):
         proxy = {
             "rocketMQClusterName": CLUSTER_NAME,
             "proxyClusterName": CLUSTER_NAME,
-            "proxyName": f"{BROKER_NAME}-proxy",
+            "proxyName": f"{self._broker_name}-proxy",
             "proxyMode": "LOCAL",
             "namesrvAddr": self._name_server_address,
             "localServeAddr": HOST,
@@ -248,7 +258,7 @@ class Broker(_JavaServer):
             route = self._client(self._name_server_address).topic_route(topic)
         except RemotingError:
             return False
-        return any(broker.master_address == self.address for broker in route.brokers)
+        return any(broker.master_address == self._advertised_address for broker in route.brokers)
 
     def _client(self, address: str) -> RemotingClient:
         user = self._settings.credentials

@@ -261,7 +261,8 @@ class Server:
 
     def _report(self, what: str) -> str:
         if not self.alive:
-            self._reap_guard()
+            with self._lock:  # somebody else may be starting it again
+                self._reap_guard()
         record = ServerRecord.read(self._pid_file)
         code = None if record is None else record.exit_code
         lines = [

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from devstack.program import NotReadyError
@@ -23,6 +24,7 @@ ACCOUNT_DATABASE: Final = "account"
 POINTS_DATABASE: Final = "points"
 
 _REQUEST_SECONDS = 30.0
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 # What a service reads; from a user's shell it must not reach the services of a demo.
 _OWN_VARIABLES = ("ACCOUNT_SERVICE_", "POINTS_SERVICE_", "DEMO_")
 
@@ -44,10 +46,13 @@ class DemoService(Server):
         folder: the stack's folder.
         port: the port it listens on.
         environment: its settings, as environment variables.
+        name: of log, pid file and messages; None: the module's. Several processes need several.
     """
 
-    def __init__(self, module: str, folder: Path, port: int, environment: Mapping[str, str]) -> None:
-        self._service = _ServiceProgram(module, folder.resolve(), port, environment)
+    def __init__(
+        self, module: str, folder: Path, port: int, environment: Mapping[str, str], name: str | None = None
+    ) -> None:
+        self._service = _ServiceProgram(module, folder.resolve(), port, environment, name)
         super().__init__(self._service)
 
     @property
@@ -94,8 +99,10 @@ class _ServiceProgram:
     stop_seconds = 10.0
     more_logs: tuple[Path, ...] = ()  # it logs to stderr
 
-    def __init__(self, module: str, folder: Path, port: int, environment: Mapping[str, str]) -> None:
-        self.name = module.removeprefix("demo_").replace("_", "-")
+    def __init__(
+        self, module: str, folder: Path, port: int, environment: Mapping[str, str], name: str | None
+    ) -> None:
+        self.name = name or module.removeprefix("demo_").replace("_", "-")
         self.folder = folder
         self.ports: tuple[int, ...] = (port,)
         self.crash_point: str | None = None
@@ -136,24 +143,37 @@ class _ServiceProgram:
             connection.close()
 
 
-def account_service(stack: Stack, folder: Path, *, port: int, seeds: Mapping[str, int]) -> DemoService:
-    """Describe the account service of a stack that runs; nothing is started yet."""
-    return DemoService(
-        "demo_account_service",
-        folder,
-        port,
-        {
-            **_settings("ACCOUNT_SERVICE_", stack, ACCOUNT_DATABASE, port),
-            "DEMO_SEED_ACCOUNTS": ",".join(f"{user}={balance}" for user, balance in seeds.items()),
-        },
-    )
+def account_service(
+    stack: Stack,
+    folder: Path,
+    *,
+    port: int,
+    seeds: Mapping[str, int],
+    name: str | None = None,
+    more: Mapping[str, str] = _NOTHING,
+) -> DemoService:
+    """
+    Describe a process of the account service of a stack that runs; nothing is started yet.
+
+    Args:
+        stack, folder, port, name: as in DemoService.
+        seeds: the accounts it opens, in fen.
+        more: settings that win over those of the stack, as environment variables.
+    """
+    environment = {
+        **_settings("ACCOUNT_SERVICE_", stack, ACCOUNT_DATABASE, port),
+        "DEMO_SEED_ACCOUNTS": ",".join(f"{user}={balance}" for user, balance in seeds.items()),
+        **more,
+    }
+    return DemoService("demo_account_service", folder, port, environment, name)
 
 
-def points_service(stack: Stack, folder: Path, *, port: int) -> DemoService:
-    """Describe the points service of a stack that runs; nothing is started yet."""
-    return DemoService(
-        "demo_points_service", folder, port, _settings("POINTS_SERVICE_", stack, POINTS_DATABASE, port)
-    )
+def points_service(
+    stack: Stack, folder: Path, *, port: int, name: str | None = None, more: Mapping[str, str] = _NOTHING
+) -> DemoService:
+    """Describe a process of the points service; see `account_service`."""
+    environment = {**_settings("POINTS_SERVICE_", stack, POINTS_DATABASE, port), **more}
+    return DemoService("demo_points_service", folder, port, environment, name)
 
 
 def start_together(*services: DemoService) -> None:

@@ -87,6 +87,8 @@ class StackSettings:
         transaction_timeout_seconds: age of a half message when the broker asks about it first.
         transaction_check_interval_seconds: pause between two rounds of such questions.
         transaction_check_max: questions about a half message until the broker gives it up.
+        advertised_host: where clients are told to find the broker, which listens on 127.0.0.1; another
+            loopback address, such as 127.0.0.2, leaves its port there to a proxy in between.
         broker_properties: more lines for the broker's configuration; they win over ours.
         database_options: more options of the database server, "innodb_lock_wait_timeout": "5".
         name_server_heap_mb: heap of the name server, 64 or more.
@@ -101,6 +103,7 @@ class StackSettings:
     transaction_timeout_seconds: float = 6.0
     transaction_check_interval_seconds: float = 30.0
     transaction_check_max: int = 15
+    advertised_host: str = "127.0.0.1"
     broker_properties: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     database_options: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     name_server_heap_mb: int = 128

@@ -51,6 +51,7 @@ BURIED = f"{PARKED_COMMANDS}::test_a_dead_letter_is_replayed_by_one_command"
 COMMANDS = {
     "./dev demo": "tests/e2e/test_demo_services.py::test_ctrl_c_in_the_tutorial_stops_everything",
     "./dev demo --once": "tests/e2e/test_demo_services.py::test_the_tutorial_runs_to_its_end",
+    "./dev chaos": "tests/e2e/test_chaos.py::test_the_books_agree_after_a_short_run_of_random_faults",
     "./dev test": HERE,  # this run: .ci/run is nothing but ./dev test
     "pip install '.[native-install]'": "tests/test_packaging.py::test_the_files_come_from_the_wheel",
     "rmq-txn native install": "tests/unit/test_library.py::test_install_downloads_from_the_configured_index",

@@ -1,0 +1,147 @@
+"""What the fault lab breaks: a plan made from a seed, and the machinery that carries it out."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from devstack.errors import StackError
+from devstack.keeper import Keeper
+from devstack.proxy import TcpProxy
+
+_DELAY_SECONDS: Final = 0.3
+
+# What can happen to a process, and to a line. A clean restart is as likely as a kill or a pause.
+PROCESS_FAULTS: Final = ("kill -9", "pause", "restart")
+LINE_FAULTS: Final[Mapping[str, Callable[[TcpProxy], None]]] = {
+    "cut": TcpProxy.cut,
+    "black hole": lambda proxy: proxy.silence(to_client=True, to_server=True),
+    "black hole to the client": lambda proxy: proxy.silence(to_client=True, to_server=False),
+    "black hole to the server": lambda proxy: proxy.silence(to_client=False, to_server=True),
+    "half-open": TcpProxy.half_open,
+    "hold": TcpProxy.hold,
+    "delay": lambda proxy: proxy.delay(_DELAY_SECONDS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """
+    One fault of a plan.
+
+    Attributes:
+        at: seconds after the begin of the run.
+        kind: one of PROCESS_FAULTS or LINE_FAULTS.
+        target: the process or line it happens to.
+        seconds: how long it lasts; a killed process is started again after that.
+    """
+
+    at: float
+    kind: str
+    target: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.target}, for {self.seconds:.1f} s"
+
+
+def make_plan(
+    seed: int, processes: Sequence[str], lines: Sequence[str], *, seconds: float, count: int, longest: float
+) -> list[Fault]:
+    """
+    Choose `count` faults at random times within `seconds`; the same arguments choose the same ones.
+
+    Nothing is hit twice before everything was hit once. Faults overlap as chance will have it.
+    """
+    chance = random.Random(seed)
+    everything = [*processes, *lines]
+    chance.shuffle(everything)
+    targets = [
+        everything[number] if number < len(everything) else chance.choice(everything)
+        for number in range(count)
+    ]
+    chance.shuffle(targets)
+    times = sorted(chance.uniform(0, seconds) for _ in range(count))
+    return [
+        Fault(
+            at=at,
+            kind=chance.choice(PROCESS_FAULTS if target in processes else list(LINE_FAULTS)),
+            target=target,
+            seconds=chance.uniform(0.5, longest),
+        )
+        for at, target in zip(times, targets, strict=True)
+    ]
+
+
+class FaultMachine:
+    """
+    Carries out a plan, each fault in a thread of its own; one at a time for each target.
+
+    Args:
+        keepers: the processes, by name.
+        lines: the proxies, by name.
+        say: prints a line.
+    """
+
+    def __init__(
+        self, keepers: Mapping[str, Keeper], lines: Mapping[str, TcpProxy], say: Callable[[str], None]
+    ) -> None:
+        self._keepers = keepers
+        self._lines = lines
+        self._say = say
+        self._one_at_a_time = {name: threading.Lock() for name in (*keepers, *lines)}
+        self._stop = threading.Event()
+
+    def run(self, plan: Sequence[Fault]) -> None:
+        """Return when every fault is over; what was killed may still be starting."""
+        threads = []
+        began = 0.0
+        for fault in plan:
+            if self._stop.wait(fault.at - began):
+                break
+            began = fault.at
+            threads.append(threading.Thread(target=self._apply, args=(fault,), daemon=True))
+            threads[-1].start()
+        for thread in threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """End the faults that last, begin no more."""
+        self._stop.set()
+
+    def _apply(self, fault: Fault) -> None:
+        with self._one_at_a_time[fault.target]:
+            self._say(str(fault))
+            if fault.target in self._lines:
+                self._break_line(fault)
+            else:
+                self._break_process(fault)
+
+    def _break_line(self, fault: Fault) -> None:
+        proxy = self._lines[fault.target]
+        LINE_FAULTS[fault.kind](proxy)
+        self._stop.wait(fault.seconds)
+        proxy.heal()
+
+    def _break_process(self, fault: Fault) -> None:
+        keeper = self._keepers[fault.target]
+        keeper.hold()
+        try:
+            if fault.kind == "kill -9":
+                keeper.server.end()
+                self._stop.wait(fault.seconds)
+            elif fault.kind == "restart":
+                keeper.server.stop()
+            else:
+                keeper.server.pause()
+                try:
+                    self._stop.wait(fault.seconds)
+                finally:
+                    keeper.server.resume()
+        except StackError as error:  # it was down: a service that had ended because something else was
+            self._say(f"{fault.kind}: {fault.target} was down already ({str(error).splitlines()[0]})")
+        finally:
+            keeper.release()

@@ -1,0 +1,210 @@
+"""The fault lab: real servers, two processes of each service, a proxy in each line, and the load."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pymysql
+
+from devstack.errors import StackError
+from devstack.evidence import Evidence
+from devstack.faults import Fault, FaultMachine
+from devstack.keeper import Keeper
+from devstack.ledger import Books, Ledger
+from devstack.load import SEEDS, Load
+from devstack.local import LocalStack
+from devstack.machine import free_port_block
+from devstack.proxy import TcpProxy, proxied, through
+from devstack.server import Server
+from devstack.services import (
+    ACCOUNT_DATABASE,
+    HOST,
+    POINTS_DATABASE,
+    TOPIC,
+    DemoService,
+    account_service,
+    points_service,
+    start_together,
+    stop_together,
+)
+from devstack.settings import StackSettings
+from rmq_txn.errors import DatabaseUnavailableError, InDoubtError
+from rmq_txn.pool import parse_url
+
+# Where clients are told to find the broker; its proxy listens there.
+_BROKER_HOST: Final = "127.0.0.2"
+# Generous: a busy machine is slow, and a broker may take a minute to find its feet.
+_READY_SECONDS: Final = 180.0
+_HEAL_SECONDS: Final = 300.0
+_LOOK_SECONDS: Final = 2.0
+_SAY_SECONDS: Final = 10.0
+# Longer than a check interval: an extra or a second delivery would come by then.
+_QUIET_SECONDS: Final = 12.0
+
+
+class Lab:
+    """
+    The servers, two processes of each service, and a proxy in each line; all of it ends with the lab.
+
+    Args:
+        folder: where all of it lives; emptied first if it is an earlier lab's.
+        redeliveries: the broker's pauses between them, as `messageDelayLevel`; None: those of tests.
+    """
+
+    def __init__(self, folder: Path, *, redeliveries: str | None = None) -> None:
+        self._began = time.monotonic()
+        self._cleanup = ExitStack()
+        more = {} if redeliveries is None else {"messageDelayLevel": redeliveries}
+        settings = StackSettings.for_tests(folder, advertised_host=_BROKER_HOST, broker_properties=more)
+        self.stack = LocalStack(_emptied(settings))
+        self.lines: dict[str, TcpProxy] = {}
+        self.keepers: dict[str, Keeper] = {}
+        self.accounts: list[DemoService] = []
+        self.points: list[DemoService] = []
+
+    def say(self, text: str) -> None:
+        """Print one line with the seconds since the start."""
+        print(f"[{time.monotonic() - self._began:6.1f} s] {text}", flush=True)
+
+    def __enter__(self) -> Lab:
+        """Start everything."""
+        with ExitStack() as undo:
+            undo.enter_context(self._cleanup)
+            self._start()
+            self._cleanup = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop everything."""
+        self._cleanup.close()
+
+    def _start(self) -> None:
+        stack, ports = self.stack, self.stack.ports
+        self.say(f"starting the servers, and two processes of each service, in {stack.settings.folder}")
+        self._add_line("the broker", TcpProxy(HOST, ports.broker, listen=(_BROKER_HOST, ports.broker)))
+        self._add_line("the name server", TcpProxy(HOST, ports.name_server))
+        self._cleanup.enter_context(stack)
+        stack.create_topic(TOPIC)
+        first_port = free_port_block()
+        for number in (1, 2):
+            name = f"account-{number}"
+            more = self._lines_of(name, "ACCOUNT_SERVICE_", ACCOUNT_DATABASE)
+            service = account_service(
+                stack, stack.settings.folder, port=first_port + number, seeds=SEEDS, name=name, more=more
+            )
+            self.accounts.append(service)
+            name = f"points-{number}"
+            more = self._lines_of(name, "POINTS_SERVICE_", POINTS_DATABASE)
+            service = points_service(
+                stack, stack.settings.folder, port=first_port + 4 + number, name=name, more=more
+            )
+            self.points.append(service)
+        services = (*self.accounts, *self.points)
+        self._cleanup.callback(stop_together, *services)
+        start_together(*services)
+        self._drop_the_key_that_hides_duplicates()
+        for server in (*services, *stack.servers):
+            keeper = self.keepers[server.name] = Keeper(server, keep_logs=server in services)
+            self._cleanup.callback(keeper.close)
+
+    def _add_line(self, to: str, proxy: TcpProxy) -> TcpProxy:
+        self._cleanup.enter_context(proxy)
+        self.lines[f"the line to {to}"] = proxy
+        return proxy
+
+    def _lines_of(self, name: str, prefix: str, database: str) -> dict[str, str]:
+        url = self.stack.database_url(database)
+        proxy = self._add_line(f"the database of {name}", proxied(url))
+        name_server = self.lines["the line to the name server"]
+        return {
+            f"{prefix}DATABASE_URL": through(url, proxy),
+            f"{prefix}NAME_SERVER": f"{HOST}:{name_server.port}",
+        }
+
+    def _drop_the_key_that_hides_duplicates(self) -> None:
+        """The ledger's primary key would refuse a second entry; here only the inbox may do so."""
+        url = self.stack.database_url(POINTS_DATABASE)
+        with pymysql.connect(**parse_url(url)) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "ALTER TABLE points_entry DROP PRIMARY KEY, ADD KEY (transfer_id),"
+                " ADD COLUMN line BIGINT AUTO_INCREMENT PRIMARY KEY"
+            )
+
+    def start_load(self, clients: int) -> Load:
+        """Let some clients transfer money, on both processes of the account service."""
+        load = Load(self.accounts, secrets.token_hex(3), clients=clients)
+        self._cleanup.callback(load.stop)
+        load.start()
+        return load
+
+    def run(self, plan: Sequence[Fault], load: Load, *, transfers: int) -> None:
+        """Let the plan happen, and the load go on until `transfers` are committed."""
+        machine = FaultMachine(self.keepers, self.lines, self.say)
+        try:
+            machine.run(plan)
+        finally:
+            machine.stop()
+        last_said = 0.0
+        while len(load.committed) < transfers:
+            if time.monotonic() - last_said > _SAY_SECONDS:
+                last_said = time.monotonic()
+                self.say(f"{len(load.committed)} of {transfers} transfers are committed")
+            time.sleep(_LOOK_SECONDS)
+
+    def heal(self, load: Load) -> Books:
+        """End the load; wait until every transfer has its points, and then for what comes too late."""
+        load.stop()
+        deadline = time.monotonic() + _READY_SECONDS
+        for keeper in self.keepers.values():
+            self._wait_ready(keeper.server, deadline)
+        self.say("all is up again, waiting for the last answers and points")
+        load.join(_HEAL_SECONDS)
+        with Ledger(self.stack) as ledger:
+            deadline = time.monotonic() + _HEAL_SECONDS
+            books = self._read(ledger)
+            while books.missing and time.monotonic() < deadline:
+                self.say(f"{len(books.missing)} of {len(books.transfers)} transfers have no points yet")
+                time.sleep(_LOOK_SECONDS)
+                books = self._read(ledger)
+            self.say(f"{len(books.entries)} of {len(books.transfers)}; now {_QUIET_SECONDS:g} s of quiet")
+            time.sleep(_QUIET_SECONDS)
+            return self._read(ledger)
+
+    def _wait_ready(self, server: Server, deadline: float) -> None:
+        while True:
+            try:
+                server.wait_ready(timeout_seconds=max(0.0, deadline - time.monotonic()))
+            except StackError:  # a service that ended because what it needs was not up yet
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_SECONDS)
+            else:
+                return
+
+    def _read(self, ledger: Ledger) -> Books:
+        while True:
+            try:
+                return ledger.read()
+            except (DatabaseUnavailableError, InDoubtError) as error:  # a connection of before
+                self.say(f"the books can't be read yet: {error}")
+                time.sleep(_LOOK_SECONDS)
+
+    def evidence(self) -> Evidence:
+        """Read the logs of all lives of all services."""
+        services = {service.name for service in (*self.accounts, *self.points)}
+        return Evidence(log for name in services for log in self.keepers[name].logs)
+
+
+def _emptied(settings: StackSettings) -> StackSettings:
+    """Remove what an earlier lab left in the folder; one that runs there is an error."""
+    if (settings.folder / "ports.json").exists():
+        for server in LocalStack(settings).servers:
+            server.require_stopped()
+        shutil.rmtree(settings.folder)
+    return settings

@@ -38,6 +38,8 @@ EXIT_UNAVAILABLE = 4  # broker or database can't be reached: the same command ma
 _REQUESTS_SECONDS = 2
 _DRAIN_SECONDS = 2.0
 _CONSUMER_SECONDS = 4.0
+# A handler that fails so often has its message parked, for `rmq-txn parked`.
+_MAX_ATTEMPTS = 8
 # /health answers beside the threads of requests and messages.
 _HEALTH_CONNECTIONS = 1
 
@@ -65,6 +67,7 @@ def _serve() -> int:
         broker=with_crash_point(RocketMQ(settings.name_server), os.environ),
         database=database,
         threads=settings.threads,
+        max_attempts=_MAX_ATTEMPTS,
         drain_seconds=_DRAIN_SECONDS,
         close_timeout_seconds=_CONSUMER_SECONDS,
     )

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from rmq_txn import Database, Delivery, IdempotentConsumer, Transaction
+from rmq_txn import Database, Delivery, IdempotentConsumer, Reject, Transaction
 
 log = structlog.get_logger("points_service.awards")
 
@@ -33,20 +33,23 @@ class Transferred:
         Read a delivery.
 
         Raises:
-            ValueError: it is not such an event, and never will be.
+            Reject: it is not such an event, and never will be, so no delivery of it can succeed.
         """
-        body = delivery.json()
+        try:
+            body = delivery.json()
+        except ValueError as error:
+            raise Reject(f"message {delivery.message_id} is not JSON") from error
         if not isinstance(body, dict):
-            raise ValueError(f"message {delivery.message_id} is not a JSON object")  # noqa: TRY004
+            raise Reject(f"message {delivery.message_id} is not a JSON object")
         transfer_id, user, amount = (body.get(name) for name in ("transfer_id", "user_id", "amount"))
         if not (
             isinstance(transfer_id, str) and isinstance(user, str) and type(amount) is int and amount > 0
         ):
-            raise ValueError(
+            raise Reject(
                 f"message {delivery.message_id} lacks transfer_id, user_id or a positive amount in fen"
             )
         if delivery.txn_id is None:
-            raise ValueError(f"message {delivery.message_id} was not sent in a transaction of rmq_txn")
+            raise Reject(f"message {delivery.message_id} was not sent in a transaction of rmq_txn")
         return cls(transfer_id, user, amount, delivery.txn_id)
 
 

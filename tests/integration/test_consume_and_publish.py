@@ -34,7 +34,9 @@ class Relay:
         hearing.handles(topic)(lambda _txn, delivery: self.heard.append(delivery))
         desk.resources.enter_context(hearing)
 
-    def start(self, handler: Any = None, *, around_deliver: Any = None, **hooks: Any) -> IdempotentConsumer:
+    def start(
+        self, handler: Any = None, *, around_deliver: Any = None, max_attempts: int = 8, **hooks: Any
+    ) -> IdempotentConsumer:
         """Start the consumer in the middle; `hooks` are those of its producer's transport."""
         producer = TransactionProducer(
             group=f"m-{self.topic}",
@@ -43,7 +45,9 @@ class Relay:
             topics=[self.topic],
         )
         around = {} if around_deliver is None else {"around_deliver": around_deliver}
-        consumer = self.desk.consumer(handler or self.pass_on, producer=producer, **around)
+        consumer = self.desk.consumer(
+            handler or self.pass_on, producer=producer, max_attempts=max_attempts, **around
+        )
         assert producer.state is State.RUNNING  # started with the consumer
         self.desk.resources.callback(self.close_both, consumer, producer)
         return consumer
@@ -145,7 +149,7 @@ def test_a_broker_that_takes_no_half_message_uses_up_no_attempt(relay: Relay) ->
             assert relay.desk.effects() == []
             raise refusals.pop()
 
-    relay.start(on_send=refuse)
+    relay.start(on_send=refuse, max_attempts=1)
     armed.append(True)
     relay.desk.publish("a")
     until(lambda: relay.ids() == ["a"], "passed on", 60)

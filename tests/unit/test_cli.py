@@ -94,6 +94,12 @@ def test_every_command_has_a_function_and_a_help() -> None:
         ["schema", "apply"],
         ["consume", "points_service:consumer"],
         ["offsets", "show", "points_service:consumer"],
+        ["parked", "list"],
+        ["parked", "show", "--group", "g", "--key", "k"],
+        ["parked", "replay", "points_service:consumer", "--all"],
+        ["parked", "drop", "--group", "g", "--key", "k"],
+        ["dlq", "list", "points_service:consumer"],
+        ["dlq", "replay", "points_service:consumer"],
     ):
         assert callable(parser.parse_args(arguments).run)
 
@@ -106,6 +112,9 @@ def test_every_command_has_a_function_and_a_help() -> None:
         (["native", "install", "--help"], "official rocketmq-client-cpp 2.x .deb is not known"),
         (["native", "status", "--help"], "Exit 0 if it is usable, 3 if not"),
         (["schema", "apply", "--help"], "RMQ_TXN_DATABASE_URL"),
+        (["parked", "list", "--help"], "RMQ_TXN_DATABASE_URL"),
+        (["parked", "replay", "--help"], "needs --force: its effect may be in the database"),
+        (["dlq", "replay", "--help"], "the rest is still in %DLQ%."),
         (["--version"], "rmq-txn"),
     ],
 )
@@ -127,6 +136,11 @@ def test_help_says_what_a_user_needs(
         (["schema", "apply", "--nonsense"], "rmq-txn: unrecognized arguments: --nonsense (see"),
         (["schema", "print", URL], "rmq-txn: unrecognized arguments: mysql://***@127.0.0.1:3306"),
         (["native", "install", "--from"], "rmq-txn: argument --from: expected one argument (see"),
+        (["parked", "replay", "m:c"], "rmq-txn: one of the arguments --key --all is required (see"),
+        (["parked", "replay", "m:c", "--all", "--key", "k"], "rmq-txn: argument --key: not allowed with"),
+        (["parked", "replay", "m:c", "--all", "--rate", "0"], "rmq-txn: argument --rate: invalid positive"),
+        (["parked", "list", "--limit", "-1"], "rmq-txn: argument --limit: invalid positive"),
+        (["parked", "drop", "--key", "k"], "rmq-txn: the following arguments are required: --group (see"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_2(

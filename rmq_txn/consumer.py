@@ -22,15 +22,13 @@ from rmq_txn.identity import retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, check_group, check_tag, check_topic
+from rmq_txn.parking import check_max_attempts
 from rmq_txn.publisher import Publisher
 from rmq_txn.transport import ConsumerTransport, Transport
 
 log = get_logger("consumer")
 
 H = TypeVar("H", bound=Handler)
-
-_MOST_ATTEMPTS = 16
-"""The broker delivers 17 times, closings and rebalances included, and then buries a message itself."""
 
 
 class IdempotentConsumer:
@@ -81,11 +79,6 @@ class IdempotentConsumer:
                 f"threads is {threads!r}, allowed is 1 to the database's pool_size ({database.pool_size}): "
                 "each handler holds a connection"
             )
-        if type(max_attempts) is not int or not 1 <= max_attempts <= _MOST_ATTEMPTS:
-            raise SettingsError(
-                f"max_attempts is {max_attempts!r}, allowed is 1 to {_MOST_ATTEMPTS}: the broker gives up "
-                "after 17 deliveries"
-            )
         if producer is not None and producer.database is not database:
             raise SettingsError(
                 "producer has another Database than this consumer; give both the same, one transaction "
@@ -108,7 +101,7 @@ class IdempotentConsumer:
             dedup_key=dedup_key or (lambda delivery: delivery.dedup_key),
             database=database,
             publisher=producer,
-            max_attempts=max_attempts,
+            max_attempts=check_max_attempts(max_attempts),
             retention_seconds=retention_seconds("inbox_retention_days", inbox_retention_days),
             closing=self._closing,
         )
@@ -184,7 +177,7 @@ class IdempotentConsumer:
         """
         if not self._handlers:
             raise SettingsError("no handler is registered; decorate a function with @consumer.handles(...)")
-        self._lifecycle.start(self._start, undo=self._close_client)
+        self._lifecycle.start(self._start, undo=self._undo_start)
 
     def _start(self) -> None:
         schema.check(self._database)
@@ -255,6 +248,10 @@ class IdempotentConsumer:
         client: ConsumerTransport | None = getattr(self, "_client", None)
         if client is not None:
             client.close(self._drain_seconds, self._close_timeout_seconds)
+
+    def _undo_start(self) -> None:
+        self._close_client()
+        self._close_producer()
 
     def _close_producer(self) -> None:
         if self._producer is not None and self._owns_producer:

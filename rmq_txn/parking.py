@@ -16,12 +16,30 @@ from typing import Any
 
 import pymysql
 
+from rmq_txn.errors import SettingsError
 from rmq_txn.message import Delivery
 from rmq_txn.pool import DUPLICATE_KEY, error_code
 from rmq_txn.sql import STATEMENTS
 from rmq_txn.transaction import Transaction
 
 MAX_ERROR_BYTES = 2000
+MOST_ATTEMPTS = 16
+"""The broker delivers 17 times, closings and rebalances included, and then buries a message itself."""
+
+
+def check_max_attempts(value: int) -> int:
+    """
+    Return a number of failures after which a message is parked, if that comes before the broker's.
+
+    Raises:
+        SettingsError: not 1 to 16.
+    """
+    if type(value) is not int or not 1 <= value <= MOST_ATTEMPTS:
+        raise SettingsError(
+            f"max_attempts is {value!r}, allowed is 1 to {MOST_ATTEMPTS}: "
+            "the broker gives up after 17 deliveries"
+        )
+    return value
 
 
 class ParkedState(enum.IntEnum):

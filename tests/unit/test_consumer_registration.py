@@ -204,3 +204,39 @@ def test_run_needs_the_main_thread(transport: FakeTransport) -> None:
     thread.join(10)
     assert said == ["run() handles signals and needs the main thread; use start() and close()"]
     assert transport.life == []
+
+
+def test_a_producer_lives_and_ends_with_its_consumer_unless_it_runs_already(
+    transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the consumer's own start fails; one that ran before is its owner's to close."""
+    database = FakeDatabase().as_database
+
+    def both() -> tuple[TransactionProducer, IdempotentConsumer]:
+        producer = TransactionProducer(group="p", broker=transport, database=database, topics=["out"])
+        consumer = make(transport, producer=producer, database=database)
+        consumer.handles("transfer")(handler)
+        return producer, consumer
+
+    producer, consumer = both()
+    consumer.start()
+    assert producer.state is State.RUNNING
+    consumer.close()
+    assert producer.state is State.CLOSED
+
+    producer, consumer = both()
+    with producer:
+        consumer.start()
+        consumer.close()
+        assert producer.state is State.RUNNING
+
+    producer, consumer = both()
+
+    def no_client(*_args: object) -> None:
+        assert producer.state is State.RUNNING
+        raise BrokerUnavailableError("no answer")
+
+    monkeypatch.setattr(transport, "consumer", no_client)
+    with pytest.raises(BrokerUnavailableError):
+        consumer.start()
+    assert producer.state is State.CLOSED

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from demo_points_service.awards import IDENTIFIER, MAX_LISTED, Points
 from rmq_txn import IdempotentConsumer
-from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, RmqTxnError
+from rmq_txn.errors import DatabaseUnavailableError, RmqTxnError
 
 log = structlog.get_logger("points_service.http")
 
@@ -48,9 +48,7 @@ def create_app(consumer: IdempotentConsumer, points: Points, *, threads: int) ->
             await asyncio.to_thread(consumer.close)
 
     app = FastAPI(title="Points service", version="1", lifespan=lifespan)
-    # Everything here only reads, so a COMMIT whose answer was lost is the same as no answer at all.
-    for error in (DatabaseUnavailableError, InDoubtError):
-        app.add_exception_handler(error, _answer_database_unavailable)
+    app.add_exception_handler(DatabaseUnavailableError, _answer_database_unavailable)
     app.add_exception_handler(RequestValidationError, _answer_bad_input)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_bug)
@@ -99,7 +97,7 @@ def create_app(consumer: IdempotentConsumer, points: Points, *, threads: int) ->
 def _database_state(points: Points) -> str:
     try:
         points.ping()
-    except (DatabaseUnavailableError, InDoubtError) as error:
+    except DatabaseUnavailableError as error:
         log.warning("the database can't be reached", cause=str(error))
         return "unavailable"
     return "ok"

@@ -93,20 +93,20 @@ class Points:
 
     def balances(self) -> dict[str, int]:
         """Return the points of the first MAX_LISTED users."""
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute("SELECT user_id, points FROM points_balance ORDER BY user_id LIMIT %s", (MAX_LISTED,))
             return dict(txn.fetchall())
 
     def balance(self, user: str) -> int:
         """Return the points of a user; 0 for one who never paid."""
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute("SELECT points FROM points_balance WHERE user_id = %s", (user,))
             row = txn.fetchone()
         return 0 if row is None else int(row[0])
 
     def entries(self, user: str, limit: int) -> list[Entry]:
         """Return the newest ledger entries of a user, newest first."""
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute(
                 "SELECT transfer_id, points, txn_id, created_at FROM points_entry WHERE user_id = %s "
                 "ORDER BY created_at DESC, transfer_id LIMIT %s",
@@ -120,5 +120,5 @@ class Points:
 
     def ping(self) -> None:
         """Return if the database answers; else raise DatabaseUnavailableError."""
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute("SELECT 1")

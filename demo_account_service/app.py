@@ -33,6 +33,8 @@ from rmq_txn.errors import (
     FencedError,
     HalfMessageError,
     InDoubtError,
+    LifecycleError,
+    LocalTimeoutError,
     RmqTxnError,
     TransactionLostError,
 )
@@ -60,6 +62,7 @@ _ERRORS: dict[type[Exception], tuple[int, str, str | None]] = {
         "timed_out",
         "the message broker answered too late, nothing was changed; repeat the transfer",
     ),
+    LocalTimeoutError: (503, "timed_out", "the transfer took too long, nothing was changed; repeat it"),
     DatabaseUnavailableError: (
         503,
         "database_unavailable",
@@ -168,11 +171,16 @@ def create_app(producer: TransactionProducer, transfers: Transfers, *, threads: 
     async def health() -> JSONResponse:
         # Not in the threads of the other endpoints: those may all be waiting for a slow broker.
         database = await asyncio.to_thread(_database_state, transfers)
-        # RUNNING means: registered with the brokers, so check-backs reach this process.
         state = producer.state.value
-        healthy = state == "running" and database == "ok"
+        problems = await asyncio.to_thread(_problems, producer)
+        healthy = state == "running" and database == "ok" and not problems
         return JSONResponse(
-            {"status": "ok" if healthy else "unavailable", "producer": state, "database": database},
+            {
+                "status": "ok" if healthy else "unavailable",
+                "producer": state,
+                "database": database,
+                "problems": problems,
+            },
             status_code=200 if healthy else 503,
         )
 
@@ -186,6 +194,13 @@ def _database_state(transfers: Transfers) -> str:
         log.warning("the database can't be reached", cause=str(error))
         return "unavailable"
     return "ok"
+
+
+def _problems(producer: TransactionProducer) -> list[str]:
+    try:
+        return list(producer.health().problems)
+    except LifecycleError:  # not running, which the state says
+        return []
 
 
 def _error(status: int, code: str, message: str, **more: object) -> JSONResponse:

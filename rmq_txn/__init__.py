@@ -17,7 +17,8 @@ from rmq_txn.errors import (
     TransactionLostError,
 )
 from rmq_txn.message import Delivery, Message
-from rmq_txn.producer import Receipt, TransactionProducer
+from rmq_txn.producer import TransactionProducer
+from rmq_txn.receipt import Receipt
 from rmq_txn.transaction import Transaction
 from rmq_txn.transport.native import RocketMQ
 

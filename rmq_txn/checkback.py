@@ -42,11 +42,15 @@ class Oracle:
         owner: the stamp of our half messages; nobody else's are decided here.
         retention_seconds: log rows older than this may have been pruned, so the absence of one
             proves nothing: such a question is answered UNKNOWN and never fenced.
+
+    Attributes:
+        foreign_checks: how many questions were about half messages of another owner.
     """
 
     def __init__(self, database: Database, owner: str, retention_seconds: float) -> None:
         self._database = database
         self.owner = owner
+        self.foreign_checks = 0
         self._retention_seconds = retention_seconds
 
     def check(self, check: Check) -> Verdict:
@@ -59,6 +63,7 @@ class Oracle:
                 log.warning("check-back for a message not sent by rmq_txn, answered unknown")
                 return Verdict.UNKNOWN
             if owner != self.owner:
+                self.foreign_checks += 1  # by the transport's one check thread
                 log.error(
                     "check-back for another owner, answered unknown: another service shares this "
                     "producer group; give each service and database its own group",

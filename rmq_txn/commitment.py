@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from rmq_txn import outbox
 from rmq_txn.checkback import Oracle
 from rmq_txn.errors import (
     BrokerUnavailableError,
     DatabaseUnavailableError,
     HalfMessageError,
     InDoubtError,
+    LocalTimeoutError,
     TransactionLostError,
 )
 from rmq_txn.logs import get_logger
@@ -67,6 +69,25 @@ class Commitment:
         self._message_ids = [""] * len(messages)
         self._verdict: Verdict | None = None
         self._failure: BaseException | None = None
+
+    def commit(self, session: Session, timeout_seconds: float) -> None:
+        """
+        Copy the messages to the outbox and COMMIT; the last step of every `local`.
+
+        Raises:
+            LocalTimeoutError: the transaction began longer ago. The broker has asked for a while
+                then, and must not be left with too few questions should the verdict be lost.
+        """
+        seconds = time.monotonic() - session.began
+        if seconds > timeout_seconds:
+            raise LocalTimeoutError(
+                f"the local transaction took {seconds:.1f} s, local_timeout_seconds is "
+                f"{timeout_seconds:g}; nothing was committed",
+                txn_id=self._txn_id,
+            )
+        if self._outbound:
+            outbox.insert(session, self._outbound, self._message_ids)
+        session.commit()
 
     @property
     def message_ids(self) -> tuple[str, ...]:

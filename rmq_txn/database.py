@@ -15,6 +15,8 @@ from rmq_txn.session import Session, SessionState
 from rmq_txn.sql import STATEMENTS
 from rmq_txn.transaction import Transaction
 
+_WAIT_MARGIN_SECONDS = 10
+
 
 class Database:
     """
@@ -24,9 +26,12 @@ class Database:
     not have been used before a fork.
     """
 
-    def __init__(self, pool: ConnectionPool, checks: ConnectionPool) -> None:
+    def __init__(
+        self, pool: ConnectionPool, checks: ConnectionPool, *, local_timeout_seconds: int = 60
+    ) -> None:
         self._pool = pool
         self._checks = checks
+        self.local_timeout_seconds = local_timeout_seconds
 
     @classmethod
     def mysql(
@@ -38,7 +43,7 @@ class Database:
         connect_timeout_seconds: float = 5.0,
         statement_timeout_seconds: float = 10.0,
         lock_wait_seconds: int = 5,
-        idle_timeout_seconds: int = 60,
+        local_timeout_seconds: int = 60,
     ) -> Database:
         """
         Describe a database; nothing is connected yet.
@@ -54,8 +59,9 @@ class Database:
                 longer one counts as a lost connection.
             lock_wait_seconds: `innodb_lock_wait_timeout` of our sessions, whole seconds; must be
                 below `statement_timeout_seconds`.
-            idle_timeout_seconds: `wait_timeout` of our sessions, whole seconds: how long the server
-                keeps a transaction whose client went silent.
+            local_timeout_seconds: the longest local transaction of a producer, whole seconds; a longer
+                one is refused at COMMIT. With ten more it is the `wait_timeout` of our sessions: how
+                long the server keeps a transaction whose client went silent.
 
         Raises:
             SettingsError: the URL or a number is not usable.
@@ -66,14 +72,14 @@ class Database:
             ("connect_timeout_seconds", connect_timeout_seconds),
             ("statement_timeout_seconds", statement_timeout_seconds),
             ("lock_wait_seconds", lock_wait_seconds),
-            ("idle_timeout_seconds", idle_timeout_seconds),
+            ("local_timeout_seconds", local_timeout_seconds),
         ):
             if isinstance(value, bool) or not value > 0:
                 raise SettingsError(f"{name} is {value!r}, it must be more than 0")
         for name, value in (
             ("pool_size", pool_size),
             ("lock_wait_seconds", lock_wait_seconds),
-            ("idle_timeout_seconds", idle_timeout_seconds),
+            ("local_timeout_seconds", local_timeout_seconds),
         ):
             if not isinstance(value, int):
                 raise SettingsError(f"{name} is {value!r}, it must be a whole number")
@@ -92,12 +98,15 @@ class Database:
         # Short: the caller of a lost COMMIT waits for them, after statement_timeout_seconds.
         checks = parameters | {"read_timeout": 3.0, "write_timeout": 3.0, "connect_timeout": 1.5}
         set_session = "SET SESSION innodb_lock_wait_timeout = {:d}, wait_timeout = {:d}"
-        parameters["init_command"] = set_session.format(lock_wait_seconds, idle_timeout_seconds)
-        # The native client has one check thread: one waiting check holds up all others.
-        checks["init_command"] = set_session.format(1, idle_timeout_seconds)
+        wait_timeout = local_timeout_seconds + _WAIT_MARGIN_SECONDS
+        parameters["init_command"] = set_session.format(lock_wait_seconds, wait_timeout)
+        # The native client has one check thread: one waiting check holds up all others. UTC: ages of
+        # rows must not jump by an hour in spring and autumn.
+        checks["init_command"] = set_session.format(1, wait_timeout) + ", time_zone = '+00:00'"
         return cls(
             ConnectionPool(parameters, size=pool_size, wait_seconds=pool_wait_seconds),
             ConnectionPool(checks, size=2, wait_seconds=2.0),
+            local_timeout_seconds=local_timeout_seconds,
         )
 
     @property
@@ -146,6 +155,10 @@ class Database:
     def begin_check(self, txn_id: str) -> Session:
         """Open a transaction for a check-back: its own connections, a lock wait of 1 s."""
         return Session(self._checks, txn_id, guarded=False)
+
+    def sideline(self) -> ConnectionPool:
+        """Make a pool of one connection, set up as for check-backs, for a thread that keeps it."""
+        return self._checks.alike(size=1)
 
     def kill(self, connection_id: int) -> None:
         """

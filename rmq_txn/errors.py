@@ -13,6 +13,7 @@ Every error this package raises on purpose. A leaf exists only where a caller ac
     └── TransactionError         the outcome of one transaction
         ├── HalfMessageError     broker did not take it, nothing committed, safe to retry
         ├── FencedError          a check-back said ROLLBACK first, nothing committed
+        ├── LocalTimeoutError    the local transaction took too long, nothing committed
         ├── TransactionLostError the server ended our transaction behind our back
         └── InDoubtError         nobody can say yet; check-back will
 """
@@ -91,6 +92,14 @@ class FencedError(TransactionError):
     A check-back answered ROLLBACK before the local transaction could commit; nothing was written.
 
     Happens when the broker asked before the log row existed: a long stall. Safe to retry.
+    """
+
+
+class LocalTimeoutError(TransactionError):
+    """
+    The local transaction took longer than `local_timeout_seconds`; nothing was committed.
+
+    A retry takes as long: shorten the work, or raise the limit.
     """
 
 

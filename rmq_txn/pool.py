@@ -67,6 +67,10 @@ class ConnectionPool:
         """Host and port, for messages."""
         return f"{self._parameters['host']}:{self._parameters['port']}"
 
+    def alike(self, *, size: int) -> ConnectionPool:
+        """Make another pool of such connections, empty."""
+        return ConnectionPool(self._parameters, size=size, wait_seconds=self._wait_seconds)
+
     def borrow(self) -> Any:
         """
         Lend a connection to the caller alone; it must come back through `give_back`.

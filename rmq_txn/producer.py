@@ -11,8 +11,7 @@ import contextvars
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -25,49 +24,17 @@ from rmq_txn.identity import new_txn_id, owner_of, retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
+from rmq_txn.receipt import PublishingTransaction, Receipt
 from rmq_txn.registration import brokers_know, start_registered
 from rmq_txn.session import Session
 from rmq_txn.transaction import Transaction
 from rmq_txn.transport import ProducerTransport, Transport
 from rmq_txn.transport.inflight import InFlight
 from rmq_txn.txlog import LogState
+from rmq_txn.upkeep import OutboxTimes, ProducerHealth, Upkeep, check_duration
 
 log = get_logger("producer")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt(Generic[T]):
-    """
-    A transaction that committed. Its messages will be delivered, at least once each.
-
-    Attributes:
-        txn_id: id on every row, message and log line of it.
-        message_ids: broker-side ids (`UNIQ_KEY`), in the order of publishing; for searching only.
-        value: what the work of form B returned; None for form A.
-    """
-
-    txn_id: str
-    message_ids: tuple[str, ...]
-    value: T
-
-
-class PublishingTransaction(Transaction):
-    """The running transaction of form A."""
-
-    _receipt: Receipt[None] | None = None
-
-    @property
-    def receipt(self) -> Receipt[None]:
-        """
-        The receipt, once the block has ended.
-
-        Raises:
-            LifecycleError: the block runs still, or did not commit.
-        """
-        if self._receipt is None:
-            raise LifecycleError(f"transaction {self.txn_id} has not committed, it has no receipt")
-        return self._receipt
 
 
 class TransactionProducer:
@@ -85,6 +52,10 @@ class TransactionProducer:
             start, without which a restarted and idle producer is not asked anything.
         log_retention_days: for how long log rows are kept; older questions are answered UNKNOWN.
         close_timeout_seconds: how long `close` waits for transactions and check-backs that run.
+        check_budget_seconds: at least how long the broker goes on asking about a half message:
+            456 s by the defaults of RocketMQ 5.x, about 900 s by those of 4.x. Copies of messages
+            are kept that long.
+        outbox_times: the other durations of the outbox (`rmq_txn.upkeep`), for tests.
 
     Raises:
         InvalidMessageError, SettingsError: a name or a number is not usable.
@@ -99,9 +70,12 @@ class TransactionProducer:
         topics: Sequence[str],
         log_retention_days: float = 7.0,
         close_timeout_seconds: float = 10.0,
+        check_budget_seconds: float = 600.0,
+        outbox_times: OutboxTimes | None = None,
     ) -> None:
         if isinstance(topics, str) or not topics:
             raise SettingsError(f"topics is {topics!r}, allowed is a list of at least one topic")
+        check_duration("check_budget_seconds", check_budget_seconds)
         self._group = check_group(group)
         self._topics = tuple(dict.fromkeys(map(check_topic, topics)))
         self._broker = broker
@@ -111,8 +85,10 @@ class TransactionProducer:
         self._lifecycle = Lifecycle(f"TransactionProducer of group {self._group!r}")
         self._in_flight = InFlight()
         self._inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
+        self._outbox_times = check_budget_seconds, outbox_times or OutboxTimes()
         self._oracle: Oracle
         self._client: ProducerTransport
+        self._upkeep: Upkeep
         self._owner: str
 
     @property
@@ -138,11 +114,16 @@ class TransactionProducer:
         self._lifecycle.start(self._start, undo=self._close_client)
 
     def _start(self) -> None:
-        self._owner = owner_of(self._group, schema.check(self._database))
+        database_id = schema.check(self._database)
+        self._owner = owner_of(self._group, database_id)
         self._oracle = Oracle(self._database, self._owner, self._retention_seconds)
         self._client = start_registered(
             self._broker, self._group, self._topics, self._oracle, self._close_timeout_seconds
         )
+        self._upkeep = Upkeep(
+            self._database, database_id, self._client, self._oracle, self._topics, *self._outbox_times
+        )
+        self._upkeep.start()
         log.info("producer started", group=self._group, topics=",".join(self._topics))
 
     def is_registered(self) -> bool:
@@ -157,6 +138,16 @@ class TransactionProducer:
         """
         self._lifecycle.require_running("is_registered()")
         return brokers_know(self._client, self._topics)
+
+    def health(self) -> ProducerHealth:
+        """
+        Return how this producer and its outbox are, as of some seconds ago; asks nobody, never blocks.
+
+        Raises:
+            LifecycleError: not running.
+        """
+        self._lifecycle.require_running("health()")
+        return self._upkeep.health()
 
     def close(self) -> None:
         """
@@ -175,6 +166,8 @@ class TransactionProducer:
         log.info("producer closed", group=self._group)
 
     def _close_client(self) -> None:
+        if hasattr(self, "_upkeep"):
+            self._upkeep.close(self._close_timeout_seconds)
         client: ProducerTransport | None = getattr(self, "_client", None)
         if client is not None:
             client.close(self._close_timeout_seconds)
@@ -199,6 +192,7 @@ class TransactionProducer:
             HalfMessageError: the broker did not take a message; nothing committed, safe to retry.
             FencedError: a check-back was faster; nothing committed, safe to retry.
             DatabaseUnavailableError: nothing committed.
+            LocalTimeoutError: the transaction took too long; nothing committed.
             TransactionLostError: the server ended the transaction behind our back.
             InDoubtError: COMMIT was sent and nobody can say now what became of it.
             LifecycleError: not running, or inside another transaction of this producer.
@@ -223,9 +217,9 @@ class TransactionProducer:
             def commit() -> None:
                 if messages:
                     txlog.insert(session, LogState.COMMITTED, commitment.message_ids)
-                session.commit()
+                commitment.commit(session, self._database.local_timeout_seconds)
 
-            commitment.run(commit)
+            self._run(commitment, txn_id, commit)
             txn._receipt = Receipt(txn_id, commitment.message_ids, None)  # noqa: SLF001 - ours
 
     def send_in_transaction(
@@ -260,15 +254,20 @@ class TransactionProducer:
                 txlog.insert(session, LogState.OPEN, commitment.message_ids)
                 value.append(work(Transaction(session)))
                 txlog.mark_committed(session)
-                session.commit()
+                commitment.commit(session, self._database.local_timeout_seconds)
 
-            commitment.run(begin_work_commit)
+            self._run(commitment, txn_id, begin_work_commit)
             return Receipt(txn_id, commitment.message_ids, value[0])
 
     def _commitment(
         self, txn_id: str, messages: Sequence[Message], session: Session | None = None
     ) -> Commitment:
         return Commitment(self._client, self._oracle, self._owner, txn_id, messages, session)
+
+    def _run(self, commitment: Commitment, txn_id: str, local: Callable[[], None]) -> None:
+        began = self._upkeep.now()
+        commitment.run(local)
+        self._upkeep.verdict_sent(txn_id, began)
 
     def _check_publish(self, message: Message, position: int) -> None:
         if message.topic not in self._topics:

@@ -57,6 +57,7 @@ class Session:
         self._guarded = guarded
         self._lent: list[pymysql.cursors.Cursor] = []
         self._unanswered = False
+        self.began = time.monotonic()
         self._pooled = pool.borrow()
         try:
             self._begin()

@@ -49,16 +49,21 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.plain": 2.45,
     "rmq_txn.transport.client": 2.5,
     "rmq_txn.transport.clients": 2.6,
+    "rmq_txn.undisturbed": 2,
     "rmq_txn.schema": 3,
     "rmq_txn.txlog": 3,
     "rmq_txn.inbox": 3,
     "rmq_txn.parking": 3,
+    "rmq_txn.outbox": 3,
     "rmq_txn.transport.native": 3,
+    "rmq_txn.relay": 4,
+    "rmq_txn.receipt": 4,
     "rmq_txn.checkback": 4,
     "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
     "rmq_txn.registration": 4.1,
     "rmq_txn.publisher": 4,
     "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
+    "rmq_txn.upkeep": 4.1,
     "rmq_txn.producer": 5,
     "rmq_txn.consumer": 5,
     "rmq_txn.cli.exit_codes": 6,
@@ -72,6 +77,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.cli.offsets": 6.15,
     "rmq_txn.cli.worker": 6.15,
     "rmq_txn.cli.consume": 6.16,
+    "rmq_txn.cli.outbox": 6.1,
     "rmq_txn.cli": 6.2,
     "rmq_txn.__main__": 6.3,
     "rmq_txn": 6,
@@ -89,6 +95,7 @@ DRIVER_ERRORS_ONLY = {
     "rmq_txn.txlog",
     "rmq_txn.inbox",
     "rmq_txn.parking",
+    "rmq_txn.outbox",
     "rmq_txn.checkback",
 }
 DATABASE_SIDE = {
@@ -101,6 +108,7 @@ DATABASE_SIDE = {
     "rmq_txn.txlog",
     "rmq_txn.inbox",
     "rmq_txn.parking",
+    "rmq_txn.outbox",
     "rmq_txn.checkback",
 }
 

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import NoReturn
 
-from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, parked, schema
+from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, outbox, parked, schema
 from rmq_txn.errors import RmqTxnError
 from rmq_txn.transport.index_settings import redact
 
@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     offsets.add_parser(commands)
     parked.add_parser(commands)
     dlq.add_parser(commands)
+    outbox.add_parser(commands)
     return parser
 
 

@@ -87,3 +87,45 @@ WHERE (consumer_group = %s OR %s = '') AND (state > 0 OR NOT EXISTS (
     SELECT 1 FROM rmq_txn_inbox AS inbox
     WHERE inbox.consumer_group = parked.consumer_group AND inbox.dedup_key = parked.dedup_key))
 ORDER BY first_failed_at, consumer_group, dedup_key LIMIT %s
+
+-- name: insert_outbox_rows
+-- In the commit of the log row. The driver makes one statement of all rows of a transaction.
+INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, body)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+
+-- name: read_committed
+-- For the outbox's own connection: a DELETE must not lock the gap in which others insert.
+SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED
+
+-- name: elect_relay
+-- 1 for the one connection of the server that has the lock. It is not taken twice: it counts.
+SELECT IF(IS_USED_LOCK(%s) <=> CONNECTION_ID(), 1, GET_LOCK(%s, 0))
+
+-- name: read_overdue_rows
+-- By one clock, the database's. A row that can't be published steps aside until its retry_at.
+SELECT txn_id, position, message_id, failures, topic, message_key, tag, properties, body
+FROM rmq_txn_outbox
+WHERE created_at <= NOW() - INTERVAL %s SECOND AND (retry_at IS NULL OR retry_at <= NOW())
+ORDER BY created_at LIMIT %s
+
+-- name: note_attempt
+-- In the table, not in memory: the next relay goes on from here.
+UPDATE rmq_txn_outbox SET failures = failures + %s, retry_at = NOW() + INTERVAL %s SECOND
+WHERE txn_id = %s AND position = %s
+
+-- name: delete_outbox_row
+-- By the relay, which published it again.
+DELETE FROM rmq_txn_outbox WHERE txn_id = %s AND position = %s
+
+-- name: delete_outbox_transactions
+-- By the process that sent their verdicts, when the broker surely has them.
+DELETE FROM rmq_txn_outbox WHERE txn_id IN %s
+
+-- name: count_outbox
+-- From the index by_age alone, bodies are not read.
+SELECT COUNT(*), TIMESTAMPDIFF(SECOND, MIN(created_at), NOW()) FROM rmq_txn_outbox
+
+-- name: count_outbox_by_topic
+-- For people who look.
+SELECT topic, COUNT(*), TIMESTAMPDIFF(SECOND, MIN(created_at), NOW()) FROM rmq_txn_outbox
+GROUP BY topic ORDER BY topic

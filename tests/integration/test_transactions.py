@@ -24,6 +24,7 @@ from rmq_txn import (
     TransactionLostError,
     TransactionProducer,
 )
+from rmq_txn.errors import LocalTimeoutError
 from rmq_txn.pool import parse_url
 from rmq_txn.verdict import Verdict
 from tests.kit.proxy import Line, proxied, through
@@ -168,6 +169,25 @@ def test_a_block_that_publishes_nothing_is_a_plain_commit(rig: Rig) -> None:
 
 
 @FORMS
+def test_a_local_transaction_that_takes_too_long_is_refused(rig: Rig, form: Form) -> None:
+    """Before COMMIT: nothing written, nothing delivered; the next one passes."""
+    producer = rig.producer(rig.open(rig.url, local_timeout_seconds=1))
+    rig.consume()
+
+    def slow(txn: Transaction) -> None:
+        insert("slow")(txn)
+        txn.execute("SELECT SLEEP(1.2)")
+
+    with pytest.raises(LocalTimeoutError, match=r"took 1\.\d s, local_timeout_seconds is 1; nothing was"):
+        form(producer, rig.topic, "slow", work=slow)
+    form(producer, rig.topic, "quick")
+    rig.wait_received("quick")
+    assert [d.json()["id"] for d in rig.received] == ["quick"]
+    assert rig.effects() == {"quick"}
+    assert rows(rig.url, "SELECT CAST(body AS CHAR) FROM rmq_txn_outbox") == [('{"id":"quick","n":0}',)]
+
+
+@FORMS
 def test_a_lost_verdict_is_recovered_by_check_back(rig: Rig, form: Form) -> None:
     """The broker asks, the log row answers COMMIT, the message arrives."""
     producer = rig.producer(around_execute=never_answers)
@@ -218,11 +238,18 @@ def test_a_check_back_before_the_local_transaction_fences_it(rig: Rig, form: For
 
 
 STATEMENTS = {
-    form_a: ["INSERT INTO effect", "INSERT INTO rmq_txn_log", "RELEASE", COMMIT],
+    form_a: [
+        "INSERT INTO effect",
+        "INSERT INTO rmq_txn_log",
+        "INSERT INTO rmq_txn_outbox",
+        "RELEASE",
+        COMMIT,
+    ],
     form_b: [
         "INSERT INTO rmq_txn_log",
         "INSERT INTO effect",
         "UPDATE rmq_txn_log",
+        "INSERT INTO rmq_txn_outbox",
         "RELEASE",
         COMMIT,
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -31,6 +31,13 @@ class HookedSession(Session):
         """See Session."""
         self.before(self, sql)
         result = super().execute(sql, args)
+        self.after(self, sql)
+        return result
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """See Session."""
+        self.before(self, sql)
+        result = super().executemany(sql, rows)
         self.after(self, sql)
         return result
 

@@ -7,12 +7,14 @@ commits: that is what the contract and integration tiers are for, on real server
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytest
 
 from rmq_txn import Database, schema
+from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
 from rmq_txn.session import SessionState
 from rmq_txn.transport import Checker, Deliver, Execute
@@ -78,6 +80,12 @@ class FakeSession:
         self.state = SessionState.OPEN
         self.connection_id = 0
         self._statements = statements
+        self.began = time.monotonic()
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Record a statement."""
+        self._statements.append(sql)
+        return len(rows)
 
     def execute(self, sql: str, args: Any = None) -> int:
         """Record a statement."""
@@ -97,12 +105,29 @@ class FakeSession:
         return self.state is SessionState.ROLLED_BACK
 
 
+class FakePool:
+    """FAKE. Refuses every connection."""
+
+    def borrow(self) -> None:
+        """Refuse."""
+        raise DatabaseUnavailableError("this is a fake")
+
+    def close(self) -> None:
+        """Close."""
+
+
 class FakeDatabase:
     """FAKE. Hands out fake sessions and records their statements."""
 
     def __init__(self, pool_size: int = 16) -> None:
         self.pool_size = pool_size
         self.statements: list[str] = []
+
+    local_timeout_seconds = 60
+
+    def sideline(self) -> FakePool:
+        """Hand out a pool that nobody can connect with."""
+        return FakePool()
 
     def begin(self, txn_id: str) -> FakeSession:
         """Open a fake session."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import rmq_txn.outbox
 import rmq_txn.schema
 from rmq_txn import cli
 from rmq_txn.cli import exit_codes
@@ -24,6 +25,7 @@ from rmq_txn.errors import (
     SchemaError,
     SettingsError,
 )
+from rmq_txn.outbox import OutboxCount
 from rmq_txn.transport import library
 
 URL = "mysql://account:s3cr3t@127.0.0.1:3306/account"
@@ -243,6 +245,57 @@ def test_a_missing_database_url_is_exit_2(database: StubDatabase, capsys: pytest
     assert cli.main(["schema", "apply"]) == exit_codes.USAGE
     line = capsys.readouterr().err
     assert line == "rmq-txn: which database? pass --database-url URL or set RMQ_TXN_DATABASE_URL\n"
+    assert database.opened == []
+
+
+@pytest.mark.parametrize(
+    ("oldest", "budget", "code"),
+    [
+        (839.0, [], exit_codes.OK),
+        (841.0, [], exit_codes.FAILED),
+        (1139.0, ["--check-budget-seconds", "900"], exit_codes.OK),
+        (1141.0, ["--check-budget-seconds", "900"], exit_codes.FAILED),
+    ],
+)
+def test_outbox_status_counts_by_topic_and_fails_when_a_row_is_too_old(
+    oldest: float,
+    budget: list[str],
+    code: int,
+    database: StubDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The budget and four minutes; the topics are named."""
+
+    class StubOutbox:
+        def __init__(self, _database: object) -> None:
+            self.closed = False
+
+        def count_by_topic(self) -> list[OutboxCount]:
+            return [OutboxCount(3, 5.0, "fresh"), OutboxCount(1, oldest, "stuck")]
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(rmq_txn.schema, "check", lambda _database: "an-id")
+    monkeypatch.setattr(rmq_txn.outbox, "Outbox", StubOutbox)
+    assert cli.main(["outbox", "status", "--database-url", URL, *budget]) == code
+    out, err = capsys.readouterr()
+    head, fresh, stuck = out.splitlines()
+    assert (head.split(), fresh.split()) == (["topic", "rows", "oldest"], ["fresh", "3", "5", "s"])
+    assert stuck.split() == ["stuck", "1", f"{oldest:.0f}", "s"]
+    assert ("topics with rows older than" in err and "stuck" in err and "fresh" not in err) is bool(code)
+    assert database.closed == 1
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
+def test_a_check_budget_that_is_no_duration_is_exit_2(seconds: str, database: StubDatabase) -> None:
+    """Nothing is asked then."""
+    try:
+        code = cli.main(["outbox", "status", "--database-url", URL, "--check-budget-seconds", seconds])
+    except SystemExit as exit_:  # of argparse
+        code = exit_.code  # type: ignore[assignment]
+    assert code == exit_codes.USAGE
     assert database.opened == []
 
 

@@ -95,7 +95,7 @@ def test_a_url_that_is_not_usable_is_refused_without_showing_its_password(url: s
         "connect_timeout_seconds",
         "statement_timeout_seconds",
         "lock_wait_seconds",
-        "idle_timeout_seconds",
+        "local_timeout_seconds",
     ],
 )
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True])
@@ -105,7 +105,7 @@ def test_a_number_that_is_not_above_zero_is_refused(name: str, value: Any) -> No
         Database.mysql(URL, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["pool_size", "lock_wait_seconds", "idle_timeout_seconds"])
+@pytest.mark.parametrize("name", ["pool_size", "lock_wait_seconds", "local_timeout_seconds"])
 def test_a_fraction_of_a_whole_number_is_refused(name: str) -> None:
     """The server takes whole seconds; half a connection holds nothing."""
     with pytest.raises(SettingsError, match=rf"{name} is 1\.5, it must be a whole number"):

@@ -20,6 +20,7 @@ from rmq_txn.errors import (
 )
 from rmq_txn.lifecycle import State
 from rmq_txn.txlog import MAX_MESSAGES
+from rmq_txn.upkeep import OutboxTimes
 from tests.unit.fakes import FakeDatabase, FakeTransport, fake_schema
 
 
@@ -105,6 +106,24 @@ def test_a_log_retention_shorter_than_the_brokers_memory_is_refused(rig: Rig, da
 def test_the_shortest_log_retention_is_77_hours(rig: Rig) -> None:
     """72 hours on the broker and 5 of redelivery."""
     assert rig.make(log_retention_days=77 / 24).state is State.NEW
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), True, "600"])
+def test_a_check_budget_that_is_no_duration_is_refused(rig: Rig, seconds: Any) -> None:
+    """And so are the other durations of the outbox; each is named."""
+    with pytest.raises(SettingsError, match=r"check_budget_seconds is .*, allowed is a number of seconds"):
+        rig.make(check_budget_seconds=seconds)
+    with pytest.raises(SettingsError, match=r"settle_seconds is .*, allowed is a number of seconds"):
+        OutboxTimes(settle_seconds=seconds)
+
+
+def test_health_is_asked_of_a_running_producer_only(rig: Rig) -> None:
+    """It asks nobody: what it says was found by the producer's own thread."""
+    with pytest.raises(LifecycleError):
+        rig.producer.health()
+    health = rig.start().health()
+    assert (health.registered, health.outbox_rows, health.oldest_row_seconds) == (True, 0, 0.0)
+    assert health.problems == ()
 
 
 def test_making_a_producer_touches_neither_broker_nor_database(rig: Rig) -> None:

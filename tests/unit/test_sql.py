@@ -52,7 +52,8 @@ def test_a_statement_is_one_line_of_sql_and_nothing_else(name: str) -> None:
     statement = STATEMENTS[name]
     assert statement == " ".join(statement.split())
     assert re.match(
-        r"(SELECT|INSERT INTO|UPDATE|DELETE FROM|SAVEPOINT|RELEASE SAVEPOINT|KILL CONNECTION) ", statement
+        r"(SELECT|INSERT INTO|UPDATE|DELETE FROM|SET SESSION|SAVEPOINT|RELEASE SAVEPOINT|KILL CONNECTION) ",
+        statement,
     )
     for forbidden in ("--", ";", "IGNORE", "/*", "{", "ON DUPLICATE", "REPLACE"):
         assert forbidden not in statement

@@ -1,0 +1,155 @@
+"""
+The rule of undisturbed time: when a process may believe that the broker has the verdicts it sent.
+
+That a verdict was sent proves nothing, the end of a transaction is one-way. But a broker without the
+verdict asks, again and again, until its check budget is used up. If all that time this process ran,
+was known to the brokers and could look its log rows up, then it was asked and has answered. No I/O
+here; docs/decisions/0012.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from rmq_txn.logs import get_logger
+
+log = get_logger("outbox")
+
+_SLICE_SECONDS = 1.0
+_TXN_ID_BYTES = 16
+
+
+def boot_seconds() -> float:
+    """Return the monotonic clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class UndisturbedTime:
+    """
+    Since when nothing kept this process from being asked and from answering. Thread-safe.
+
+    Args:
+        pause_seconds: a longer gap between two ticks means that the process stood still.
+        silence_seconds: one of `others` who was not heard for longer disturbs, until heard again.
+        others: whose answers check-back needs.
+        now, wall: the clocks. A jump of the wall clock counts as a gap, too: when a virtual machine
+            is frozen, its monotonic clock is as well.
+    """
+
+    def __init__(
+        self,
+        *,
+        pause_seconds: float,
+        silence_seconds: float,
+        others: tuple[str, ...],
+        now: Callable[[], float] = boot_seconds,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.now = now
+        self._wall = wall
+        self._pause_seconds = pause_seconds
+        self._silence_seconds = silence_seconds
+        self._lock = threading.Lock()
+        self._since = self._ticked = now()
+        self._wall_ticked = wall()
+        self._heard = dict.fromkeys(others, self._since)
+        self._cause: str | None = None
+
+    def heard(self, who: str) -> None:
+        """Take note that one of the others answered."""
+        with self._lock:
+            self._heard[who] = self.now()
+
+    def tick(self) -> float:
+        """
+        Look at the clocks, once a second and before each decision; return since when all was well.
+        """
+        with self._lock:
+            now, wall = self.now(), self._wall()
+            cause = None
+            if max(now - self._ticked, wall - self._wall_ticked) > self._pause_seconds:
+                cause = "this process stood still"
+            for who, heard in self._heard.items():
+                if now - heard > self._silence_seconds:
+                    cause = cause or f"no answer of the {who}"
+            self._ticked, self._wall_ticked = now, wall
+            self._note(cause, now)
+            return self._since
+
+    def disturb(self, cause: str) -> None:
+        """Begin anew, now."""
+        with self._lock:
+            self._note(cause, self.now())
+
+    def _note(self, cause: str | None, now: float) -> None:
+        if cause is not None:
+            self._since = now
+            if cause != self._cause:  # a silence is found again each second
+                log.warning("verdicts sent before now are not trusted, the relay takes over", cause=cause)
+        self._cause = cause
+
+
+@dataclass(slots=True)
+class _Slice:
+    """Transactions that ended within one second."""
+
+    ended: float
+    first_began: float
+    txn_ids: bytearray = field(default_factory=bytearray)  # 16 bytes each: there may be a million
+
+
+class SentVerdicts:
+    """
+    The transactions whose COMMIT this process sent, until their copies may be deleted. Thread-safe.
+
+    Args:
+        check_budget_seconds: how long a broker goes on asking about a half message.
+    """
+
+    def __init__(self, undisturbed: UndisturbedTime, check_budget_seconds: float) -> None:
+        self._undisturbed = undisturbed
+        self._budget_seconds = check_budget_seconds
+        self._lock = threading.Lock()
+        self._slices: deque[_Slice] = deque()
+
+    def add(self, txn_id: str, began: float) -> None:
+        """
+        Remember a transaction whose verdict was just sent.
+
+        Args:
+            began: `UndisturbedTime.now()` before its first half message.
+        """
+        now = self._undisturbed.now()
+        if now - began > self._budget_seconds / 4:
+            return  # the broker has asked in vain for a while: too few questions may be left
+        with self._lock:
+            if not self._slices or now - self._slices[-1].ended >= _SLICE_SECONDS:
+                self._slices.append(_Slice(now, began))
+            last = self._slices[-1]
+            last.first_began = min(last.first_began, began)
+            last.txn_ids += bytes.fromhex(txn_id)
+
+    def settled(self) -> Iterator[list[str]]:
+        """
+        Take out, in batches, the transactions of which the broker surely has the verdict.
+
+        What is older than the check budget and does not pass is forgotten: the relay has it.
+        """
+        while (batch := self._oldest_of_age()) is not None:
+            since = self._undisturbed.tick()  # after the age was judged: a pause before it shows now
+            if batch.first_began >= since:
+                packed = batch.txn_ids.hex()
+                step = 2 * _TXN_ID_BYTES
+                yield [packed[start : start + step] for start in range(0, len(packed), step)]
+
+    def _oldest_of_age(self) -> _Slice | None:
+        with self._lock:
+            if not self._slices:
+                return None
+            # The slice takes more transactions for a second after `ended`.
+            age = self._undisturbed.now() - self._slices[0].ended - _SLICE_SECONDS
+            return self._slices.popleft() if age > self._budget_seconds else None

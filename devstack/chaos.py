@@ -34,7 +34,6 @@ EXIT_INTERRUPTED: Final = 130
 
 DEFAULT_FOLDER: Final = CHECKOUT / ".devstack" / "chaos"
 _SECONDS_A_FAULT: Final = 3.0
-_LONGEST_FAULT_SECONDS: Final = 8.0
 
 
 def problems(books: Books, load: Load) -> list[str]:
@@ -55,7 +54,9 @@ def problems(books: Books, load: Load) -> list[str]:
     return found
 
 
-def sentence(seed: int, plan: Sequence[Fault], books: Books, evidence: Evidence, seconds: float) -> str:
+def sentence(
+    seed: int, plan: Sequence[Fault], books: Books, evidence: Evidence, *, given_up: int, seconds: float
+) -> str:
     """Say the whole run in one sentence."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(f.kind for f in plan).items()))
     verdicts = ", ".join(f"{verdict} {count}" for verdict, count in sorted(evidence.check_backs.items()))
@@ -64,7 +65,8 @@ def sentence(seed: int, plan: Sequence[Fault], books: Books, evidence: Evidence,
         f"under {len(plan)} faults ({kinds or 'none'}): "
         f"{len(books.missing)} missing, {len(books.extra)} extra, {len(books.twice)} twice; "
         f"the inbox caught {evidence.duplicates} duplicates, {evidence.check_backs.total()} check-backs were "
-        f"answered ({verdicts or 'none came'}), deliveries were held {evidence.held} times."
+        f"answered ({verdicts or 'none came'}), deliveries were held {evidence.held} times, "
+        f"the broker gave {given_up} half messages up, the relay published {evidence.relayed} messages again."
     )
 
 
@@ -79,6 +81,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--transfers", type=int, default=0, help="go on until so many are committed")
     parser.add_argument("--clients", type=int, default=6, help="threads of the load (default: %(default)s)")
     parser.add_argument(
+        "--longest", type=float, default=8.0, help="seconds a fault lasts at most (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--impatient", action="store_true", help="the broker gives up after 3 questions: the relay's hour"
+    )
+    parser.add_argument(
         "--folder", type=Path, default=DEFAULT_FOLDER, help="where everything lives (default: %(default)s)"
     )
     return parser
@@ -89,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Lab(options.folder) as lab:
+        with Lab(options.folder, impatient=options.impatient) as lab:
             found = experiment(lab, options)
     except StackError as exc:
         print(f"chaos: {exc}", file=sys.stderr)
@@ -114,7 +122,7 @@ def experiment(lab: Lab, options: argparse.Namespace) -> list[str]:
         list(lab.lines),
         seconds=options.seconds,
         count=count,
-        longest=_LONGEST_FAULT_SECONDS,
+        longest=options.longest,
     )
     lab.say(f"seed {seed}: {count} faults in {options.seconds:g} s; the same again with --seed {seed}")
     began = time.monotonic()
@@ -122,7 +130,7 @@ def experiment(lab: Lab, options: argparse.Namespace) -> list[str]:
     lab.run(plan, load, transfers=options.transfers)
     books = lab.heal(load)
     seconds = time.monotonic() - began
-    evidence = lab.evidence()
+    evidence, given_up = lab.evidence(), lab.given_up()
     _print_counts("answers to clients", load.answers)
     _print_counts("errors that services logged", evidence.errors)
     found = problems(books, load)
@@ -130,7 +138,7 @@ def experiment(lab: Lab, options: argparse.Namespace) -> list[str]:
         print(f"chaos: {problem}")
     if found:
         print(f"chaos: the logs stay in {lab.stack.settings.folder}")
-    print(sentence(seed, plan, books, evidence, seconds), flush=True)
+    print(sentence(seed, plan, books, evidence, given_up=given_up, seconds=seconds), flush=True)
     return found
 
 

@@ -29,6 +29,11 @@ class Evidence:
         return self.events["duplicate skipped"]
 
     @property
+    def relayed(self) -> int:
+        """Return how many messages the relay published again."""
+        return self.events["published again: the broker may have given this message up"]
+
+    @property
     def held(self) -> int:
         """Return how often a delivery was held because its database connection was gone."""
         return self.events["connection lost, the delivery is held"]

@@ -12,6 +12,7 @@ from typing import Final
 
 import pymysql
 
+from devstack import hurried
 from devstack.errors import StackError
 from devstack.evidence import Evidence
 from devstack.faults import Fault, FaultMachine
@@ -36,9 +37,13 @@ from devstack.services import (
 from devstack.settings import StackSettings
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError
 from rmq_txn.pool import parse_url
+from rmq_txn.transport.remoting import RemotingClient, RemotingError
 
 # Where clients are told to find the broker; its proxy listens there.
 _BROKER_HOST: Final = "127.0.0.2"
+# More than a run can use up: with the intervals of tests 15 questions are over after 75 s.
+_MANY_QUESTIONS: Final = 1000
+_GIVEN_UP_TOPIC: Final = "TRANS_CHECK_MAX_TIME_TOPIC"
 # Generous: a busy machine is slow, and a broker may take a minute to find its feet.
 _READY_SECONDS: Final = 180.0
 _HEAL_SECONDS: Final = 300.0
@@ -54,14 +59,22 @@ class Lab:
 
     Args:
         folder: where all of it lives; emptied first if it is an earlier lab's.
+        impatient: the broker gives a half message up after three questions, and the outbox of the
+            account service is hurried accordingly.
         redeliveries: the broker's pauses between them, as `messageDelayLevel`; None: those of tests.
     """
 
-    def __init__(self, folder: Path, *, redeliveries: str | None = None) -> None:
+    def __init__(self, folder: Path, *, impatient: bool = False, redeliveries: str | None = None) -> None:
         self._began = time.monotonic()
         self._cleanup = ExitStack()
         more = {} if redeliveries is None else {"messageDelayLevel": redeliveries}
-        settings = StackSettings.for_tests(folder, advertised_host=_BROKER_HOST, broker_properties=more)
+        settings = StackSettings.for_tests(
+            folder,
+            advertised_host=_BROKER_HOST,
+            transaction_check_max=hurried.QUESTIONS if impatient else _MANY_QUESTIONS,
+            broker_properties=more,
+        )
+        self._account_module = "devstack.hurried" if impatient else "demo_account_service"
         self.stack = LocalStack(_emptied(settings))
         self.lines: dict[str, TcpProxy] = {}
         self.keepers: dict[str, Keeper] = {}
@@ -96,7 +109,13 @@ class Lab:
             name = f"account-{number}"
             more = self._lines_of(name, "ACCOUNT_SERVICE_", ACCOUNT_DATABASE)
             service = account_service(
-                stack, stack.settings.folder, port=first_port + number, seeds=SEEDS, name=name, more=more
+                stack,
+                stack.settings.folder,
+                port=first_port + number,
+                seeds=SEEDS,
+                name=name,
+                more=more,
+                module=self._account_module,
             )
             self.accounts.append(service)
             name = f"points-{number}"
@@ -194,6 +213,14 @@ class Lab:
             except (DatabaseUnavailableError, InDoubtError) as error:  # a connection of before
                 self.say(f"the books can't be read yet: {error}")
                 time.sleep(_LOOK_SECONDS)
+
+    def given_up(self) -> int:
+        """Return how many half messages the broker asked about in vain, and dropped."""
+        broker = RemotingClient(self.stack.broker_address)
+        try:
+            return broker.max_offset(_GIVEN_UP_TOPIC, 0)
+        except RemotingError:  # the topic does not exist before the first one
+            return 0
 
     def evidence(self) -> Evidence:
         """Read the logs of all lives of all services."""

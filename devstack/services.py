@@ -151,6 +151,7 @@ def account_service(
     seeds: Mapping[str, int],
     name: str | None = None,
     more: Mapping[str, str] = _NOTHING,
+    module: str = "demo_account_service",
 ) -> DemoService:
     """
     Describe a process of the account service of a stack that runs; nothing is started yet.
@@ -159,13 +160,14 @@ def account_service(
         stack, folder, port, name: as in DemoService.
         seeds: the accounts it opens, in fen.
         more: settings that win over those of the stack, as environment variables.
+        module: another one that runs the service.
     """
     environment = {
         **_settings("ACCOUNT_SERVICE_", stack, ACCOUNT_DATABASE, port),
         "DEMO_SEED_ACCOUNTS": ",".join(f"{user}={balance}" for user, balance in seeds.items()),
         **more,
     }
-    return DemoService("demo_account_service", folder, port, environment, name)
+    return DemoService(module, folder, port, environment, name)
 
 
 def points_service(

@@ -94,6 +94,7 @@ def test_the_last_line_is_one_sentence_with_the_figures(tmp_path: Path) -> None:
         '{"event": "check-back answered", "verdict": "commit", "logger": "rmq_txn.checkback"}\n'
         '{"event": "check-back answered", "verdict": "unknown", "logger": "rmq_txn.checkback"}\n'
         '{"event": "handler failed", "logger": "rmq_txn.consumer", "level": "error"}\n'
+        '{"event": "published again: the broker may have given this message up", "level": "warning"}\n'
         '{"event": "not ours", "logger": "uvicorn.error", "level": "error"}\n'
         'Traceback (most recent call last):\n{"event": "cut off by kil'
     )
@@ -101,18 +102,18 @@ def test_the_last_line_is_one_sentence_with_the_figures(tmp_path: Path) -> None:
     assert evidence.errors == {"handler failed": 1}
     books = replace(BOOKS, entries={"t1": BOOKS.entries["t1"]})
     faults = [Fault(1.0, "pause", "broker", 2.0)]
-    assert sentence(7, faults, books, evidence, 61.2) == (
+    assert sentence(7, faults, books, evidence, given_up=1, seconds=61.2) == (
         "chaos: seed 7, 2 transfers committed in 61 s under 1 faults (1 pause): 1 missing, 0 extra, 0 twice; "
         "the inbox caught 1 duplicates, 2 check-backs were answered (commit 1, unknown 1), deliveries were "
-        "held 0 times."
+        "held 0 times, the broker gave 1 half messages up, the relay published 1 messages again."
     )
 
 
 class FakeLab:
     """Starts nothing."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, impatient: bool) -> None:
+        self.folder, self.impatient = folder, impatient
 
     def __enter__(self) -> FakeLab:
         return self

@@ -85,7 +85,7 @@ def test_a_black_hole_at_commit_has_an_outcome_soon_and_leaves_no_transaction_op
     """Every line to the database swallows everything from COMMIT on; nobody is told of a closed line."""
     connections: list[int] = []
     with proxied(rig.url) as proxy:
-        producer = rig.producer(rig.open(through(rig.url, proxy), idle_timeout_seconds=5))
+        producer = rig.producer(rig.open(through(rig.url, proxy), local_timeout_seconds=8))
         rig.consume()
         began = 0.0
 

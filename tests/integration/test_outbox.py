@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -35,12 +36,13 @@ pytestmark = pytest.mark.servers
 GIVEN_UP = "TRANS_CHECK_MAX_TIME_TOPIC"
 BUDGET_SECONDS = 8.0  # the impatient broker below needs about four
 QUICK: dict[str, float] = {
-    "relay_margin_seconds": 1.0,
+    "relay_margin_seconds": 3.0,  # owners delete a second after the budget, and ages are whole seconds
     "settle_seconds": 1.0,
-    "pause_seconds": 3.0,
+    "pause_seconds": 60.0,  # a busy machine lets a process stand still for a while
     "round_seconds": 0.5,
 }
 PATIENT = QUICK | {"relay_margin_seconds": 600.0}
+PAUSE_SECONDS = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -193,26 +195,28 @@ def aftermath(impatient: LocalStack) -> Iterator[Aftermath]:
         sent: list[Outbound] = []
         quiet = calm.producer(
             Wrapped(RocketMQ(impatient.name_server), on_send_plain=sent.append),
-            **PATIENT | {"pause_seconds": 30},
+            check_budget_seconds=20.0,
+            **PATIENT,
         )
+        with quiet.transaction() as txn:
+            txn.publish("calm", {"id": "calm-0"})
+            txn.publish("calm", {"id": "calm-1"})
+        leaves_its_rows = {"check_budget_seconds": 600.0, "outbox_times": PATIENT}
         members = [
-            killed.member(["kept", "uncopied"]),
+            killed.member(["kept", "uncopied"], **leaves_its_rows),
             killed.member(["removed"], fixed_seconds=0.3, outbox_times=PATIENT),
-            paused.member(["paused"]),
-            naive.member(["paused-naively"], fixed_seconds=3.0, outbox_times=PATIENT),
+            paused.member(["paused"], stops=True, outbox_times=QUICK | {"pause_seconds": PAUSE_SECONDS}),
+            naive.member(["paused-naively"], stops=True, fixed_seconds=PAUSE_SECONDS, outbox_times=PATIENT),
         ]
         _published(*members)
-        for process in members[2:]:
-            os.kill(process.pid, signal.SIGSTOP)
+        since = time.monotonic()
         until(lambda: len(killed.copies()) == 2, "the naive process removes its row")
         with killed.database.transaction() as txn:
             assert txn.execute("DELETE FROM rmq_txn_outbox WHERE body LIKE '%%uncopied%%'") == 1
         for process in members[:2]:
             process.kill()
-        with quiet.transaction() as txn:
-            txn.publish("calm", {"id": "calm-0"})
-            txn.publish("calm", {"id": "calm-1"})
         until(lambda: broker.max_offset(GIVEN_UP, 0) >= 5, "the broker gives up five messages", 60)
+        until(lambda: time.monotonic() - since > 2 * PAUSE_SECONDS, "a pause that is one")
         killed.producer()
         for process in members[2:]:
             os.kill(process.pid, signal.SIGCONT)
@@ -279,11 +283,11 @@ def test_a_row_that_can_not_be_published_does_not_hold_up_the_others(
             scene.wait_received("good-1", "good-2")
             until(lambda: len(scene.copies()) == 4, "the good ones are deleted")
             until(lambda: producer.health().problems, "health says so")
-        assert {failures for _body, failures in scene.copies()} == {1}
+        assert all(failures for _body, failures in scene.copies())
         bad = {row[0].decode() for row in rows(scene.url, "SELECT txn_id FROM rmq_txn_outbox")}
         lines = [record.getMessage() for record in caplog.records]
         assert all(any(f"txn_id={txn_id}" in line for line in lines) for txn_id in bad)
-        assert "oldest outbox row" in producer.health().problems[0]
+        assert "oldest outbox row" in str(producer.health().problems)
 
 
 def test_one_producer_relays_and_another_takes_over(impatient: LocalStack, unique: str) -> None:
@@ -341,7 +345,7 @@ def test_a_producer_outlives_the_absence_of_its_database(
                 database=database,
                 topics=[unique],
                 check_budget_seconds=1.0,
-                outbox_times=OutboxTimes(**(QUICK | {"silence_seconds": 1.0})),
+                outbox_times=OutboxTimes(**(QUICK | {"silence_seconds": 5.0})),
             )
         )
         until(lambda: producer.health().registered, "the first round")
@@ -353,8 +357,8 @@ def test_a_producer_outlives_the_absence_of_its_database(
             scene.plant("afterwards")
             scene.wait_empty()
         until(lambda: producer.health().problems == (), "health is good again")
-        assert caplog.text.count("the outbox waits") == 1
-        assert caplog.text.count("the outbox goes on") == 1
+        assert caplog.text.count("the outbox waits for_=database") == 1
+        assert caplog.text.count("the outbox goes on after=database") == 1
 
 
 class CountDeliveries:

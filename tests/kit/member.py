@@ -2,13 +2,16 @@
 A producer process whose verdicts and answers all get lost, for the tests of the outbox.
 
 Run as `python -m tests.kit.member '<json>'`: publishes, says so on stdout, and stays until stdin
-ends. With "fixed_seconds" it removes its outbox rows as a naive design would: that long after the
-verdict, whatever happened.
+ends. With "stops" it pauses itself right after that, before a broker can have asked about anything.
+With "fixed_seconds" it removes its outbox rows as a naive design would: that long after the verdict,
+whatever happened.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -80,6 +83,8 @@ def main(arguments: dict[str, Any]) -> None:
                 txn.execute("INSERT INTO effect (id) VALUES (%s)", (id_,))
                 txn.publish(arguments["topic"], {"id": id_})
         print("published", flush=True)
+        if arguments.get("stops"):
+            os.kill(os.getpid(), signal.SIGSTOP)
         sys.stdin.read()
 
 

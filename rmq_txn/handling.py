@@ -30,7 +30,6 @@ from rmq_txn.errors import (
     Reject,
     TransactionLostError,
 )
-from rmq_txn.identity import age_seconds
 from rmq_txn.lifecycle import State
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery
@@ -139,12 +138,12 @@ class Handling:
             with self._transactions.transaction() as txn:
                 if not inbox.claim(txn, self._group, key):
                     raise _DoneBefore  # noqa: TRY301 - out by ROLLBACK, a round trip less than COMMIT
-                if self._is_over_age(delivery):
+                if inbox.may_have_forgotten(delivery, self._retention_seconds):
                     # The row that would tell a duplicate may have been pruned: a person has to look.
                     parking.park(txn, self._group, key, ParkedState.OVER_AGE, delivery, "never tried")
                     event = "parked untried, the message is older than the inbox remembers"
                 else:
-                    handler(txn, delivery)
+                    self._call(handler, txn, delivery)
                     if delivery.redeliveries:
                         # Only then can it have failed before: who never fails pays nothing.
                         parking.forget_failures(txn, self._group, key)
@@ -163,7 +162,7 @@ class Handling:
         with self._database.transaction() as txn:
             fresh = inbox.claim(txn, self._group, key)
             if fresh or isinstance(error, TransactionLostError):
-                attempts = parking.count_failure(txn, self._group, key, delivery, _describe(error))
+                attempts = parking.count_failure(txn, self._group, key, delivery, error)
                 state = self._parked_as(error, attempts, inbox_row_is_durable=not fresh)
                 if state is None:
                     inbox.release(txn, self._group, key)
@@ -198,7 +197,11 @@ class Handling:
     def park_buried(self, delivery: Delivery) -> str | None:
         """Park a message that the broker buried, return its key; None: it was handled or parked before."""
         key = self._key_or_own(delivery)
-        state = ParkedState.OVER_AGE if self._is_over_age(delivery) else ParkedState.BURIED
+        state = (
+            ParkedState.OVER_AGE
+            if inbox.may_have_forgotten(delivery, self._retention_seconds)
+            else ParkedState.BURIED
+        )
         with self._database.transaction() as txn:
             fresh = inbox.claim(txn, self._group, key)
             if fresh:
@@ -225,10 +228,12 @@ class Handling:
         try:
             with structlog.contextvars.bound_contextvars(group=self._group, key=key):
                 return self._replay(key, parked.delivery, handler)
+        except _DoneBefore:
+            return False
         except Exception as error:
             if not self._may_pass(error) and not self._is_of_the_broker(error):
                 with self._database.transaction() as txn:
-                    parking.count_failure(txn, self._group, key, parked.delivery, _describe(error))
+                    parking.count_failure(txn, self._group, key, parked.delivery, error)
                     if isinstance(error, TransactionLostError):
                         # By DDL the parked row may be gone for good; one that stands is left alone.
                         parking.park(txn, self._group, key, ParkedState.LOST, parked.delivery)
@@ -239,12 +244,20 @@ class Handling:
         with self._transactions.transaction() as txn:
             fresh = inbox.claim(txn, self._group, key_now)
             if not parking.unpark(txn, self._group, key):
-                return False  # another replay was faster
+                raise _DoneBefore  # another replay was faster, or it was dropped: claim nothing
             handled_before = key_now != key and not fresh
             if not handled_before:
-                handler(txn, delivery)
+                self._call(handler, txn, delivery)
         log.info("a parked message was handled before" if handled_before else "replayed", key=key_now)
         return not handled_before
+
+    def _call(self, handler: Handler, txn: Transaction, delivery: Delivery) -> None:
+        try:
+            handler(txn, delivery)
+        except Exception as error:
+            if not self._may_pass(error):
+                txn.require_whole()  # after DDL the inbox row stands, and the effect would be lost
+            raise
 
     def _key(self, delivery: Delivery) -> str:
         return inbox.check_key(self._dedup_key(delivery))
@@ -255,13 +268,6 @@ class Handling:
             return self._key(delivery)
         except Exception:  # noqa: BLE001 - it is the failure that is being counted
             return delivery.dedup_key
-
-    def _is_over_age(self, delivery: Delivery) -> bool:
-        """Whether the inbox may have forgotten it; of other clients' messages by their own clock."""
-        if delivery.txn_id is not None:
-            return age_seconds(delivery.txn_id) > self._retention_seconds
-        born = delivery.born_milliseconds / 1000
-        return born > 0 and time.time() - born > self._retention_seconds
 
     def _may_pass(self, error: Exception) -> bool:
         """Whether the same may work in a moment: the database was away, a lock was held."""
@@ -292,7 +298,3 @@ class Handling:
             return tries + 1
         self._database.wait_until_reachable(self._closing, _LONGEST_PAUSE_SECONDS)
         return tries
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

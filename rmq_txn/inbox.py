@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pymysql
 
 from rmq_txn.errors import InvalidMessageError
+from rmq_txn.identity import age_seconds
+from rmq_txn.message import Delivery
 from rmq_txn.pool import DUPLICATE_KEY, error_code
 from rmq_txn.sql import STATEMENTS
 from rmq_txn.transaction import Transaction
@@ -49,3 +53,11 @@ def claim(txn: Transaction, group: str, key: str) -> bool:
 def release(txn: Transaction, group: str, key: str) -> None:
     """Take a claim of this transaction back: the message will be delivered again."""
     txn.execute(STATEMENTS["release_inbox_row"], (group, key.encode()))
+
+
+def may_have_forgotten(delivery: Delivery, retention_seconds: float) -> bool:
+    """Whether the row of a delivery may have been pruned; of other clients' messages by their own clock."""
+    if delivery.txn_id is not None:
+        return age_seconds(delivery.txn_id) > retention_seconds
+    born = delivery.born_milliseconds / 1000
+    return born > 0 and time.time() - born > retention_seconds

@@ -81,11 +81,12 @@ class ParkedMessage:
     delivery: Delivery
 
 
-def count_failure(txn: Transaction, group: str, key: str, delivery: Delivery, error: str) -> int:
+def count_failure(txn: Transaction, group: str, key: str, delivery: Delivery, error: Exception) -> int:
     """Count one failure, of a delivery that the caller has claimed or of a replay; return how many now."""
-    if _insert(txn, group, key, delivery, error, attempts=1):
+    text = f"{type(error).__name__}: {error}"
+    if _insert(txn, group, key, delivery, text, attempts=1):
         return 1
-    txn.execute(STATEMENTS["count_failure"], (_text(error), group, key.encode()))
+    txn.execute(STATEMENTS["count_failure"], (_text(text), group, key.encode()))
     txn.execute(STATEMENTS["read_attempts"], (group, key.encode()))
     row = txn.fetchone()
     return int(row[0]) if row else 1

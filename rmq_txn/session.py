@@ -145,21 +145,28 @@ class Session:
             pymysql.err.MySQLError: if `state` is COMMITTING then, the outcome is not known.
         """
         if self._guarded:
-            try:
-                self.execute(STATEMENTS["release_tripwire"])
-            except pymysql.err.MySQLError as error:
-                if error_code(error) != SAVEPOINT_MISSING:
-                    raise
-                raise TransactionLostError(
-                    "the database server ended the transaction before COMMIT: a statement that "
-                    "commits implicitly (DDL), or a deadlock that was caught and ignored",
-                    txn_id=self.txn_id,
-                ) from error
-        self.committing_since = time.monotonic()
+            self.release_tripwire()
         self.state = SessionState.COMMITTING
         self._send_commit()
         self.state = SessionState.COMMITTED
         self._give_back(broken=False)
+
+    def release_tripwire(self) -> None:
+        """
+        Make sure that the server has not ended the transaction so far. Once, then COMMIT or ROLLBACK.
+
+        Raises: TransactionLostError, and those of `execute`.
+        """
+        try:
+            self.execute(STATEMENTS["release_tripwire"])
+        except pymysql.err.MySQLError as error:
+            if error_code(error) != SAVEPOINT_MISSING:
+                raise
+            raise TransactionLostError(
+                "the database server ended the transaction before COMMIT: a statement that "
+                "commits implicitly (DDL), or a deadlock that was caught and ignored",
+                txn_id=self.txn_id,
+            ) from error
 
     def _send_commit(self) -> None:
         self.connection.commit()

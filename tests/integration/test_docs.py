@@ -62,6 +62,7 @@ COMMANDS = {
     "rmq-txn offsets show points_service:consumer": CULPRIT,
     "rmq-txn consume points_service:consumer --processes 4": CONSUME,
     "python account_service.py": HERE,
+    "rmq-txn outbox status": "tests/integration/test_outbox.py::test_outbox_status_tells_rows_and_ages",
     "rmq-txn parked list": PARKED,
     "rmq-txn parked replay points_service:consumer --all": PARKED,
     "rmq-txn dlq replay points_service:consumer": BURIED,
@@ -224,7 +225,7 @@ def test_both_readmes_have_the_same_shape() -> None:
             "items": re.findall(r"^\* ", text, re.MULTILINE),
             "links": [link for link in links(text) if link not in READMES],
             "commands": sorted(shell_commands(text)),
-            "errors": re.findall(r"`(\w+Error)`", text),
+            "errors": re.findall(r"`(?:rmq_txn\.errors\.)?(\w+Error)`", text),
         }
 
     english, chinese = map(shape, READMES)
@@ -249,6 +250,7 @@ def test_the_readme_has_the_promise_and_every_outcome(readme: str) -> None:
     assert PROMISE in text
     named = set(re.findall(r"`(\w+Error)`", text))
     assert named <= set(rmq_txn.__all__)
+    named |= set(re.findall(r"`rmq_txn\.errors\.(\w+Error)`", text))
     outcomes = {leaf.__name__ for leaf in TransactionError.__subclasses__()}
     assert outcomes | {"DatabaseUnavailableError"} <= named
     assert "`Receipt`" in text

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from devstack import LocalStack, StackSettings
-from rmq_txn import Database, Delivery, IdempotentConsumer, RocketMQ, Transaction, TransactionProducer
+from rmq_txn import Database, Delivery, IdempotentConsumer, RocketMQ, Transaction, TransactionProducer, cli
+from rmq_txn.cli import exit_codes
 from rmq_txn.identity import PROPERTY_POSITION, PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Outbound
 from rmq_txn.transport import Deliver
@@ -376,3 +377,24 @@ class CountDeliveries:
             return answer
 
         return counted
+
+
+def test_outbox_status_tells_rows_and_ages(
+    database: Database, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a monitor calls it: 0 while rows are young, 1 and the topic when one is too old."""
+
+    def copy(topic: str, age_seconds: int) -> None:
+        columns = "txn_id, position, message_id, topic, properties, body, created_at"
+        values = f"'{new_txn_id()}', 0, 'id', '{topic}', '{{}}', 'b', NOW() - INTERVAL {age_seconds} SECOND"
+        with database.transaction() as txn:
+            txn.execute(f"INSERT INTO rmq_txn_outbox ({columns}) VALUES ({values})")
+
+    status = ["outbox", "status", "--database-url", database_url]
+    copy("young", 30)
+    copy("young", 10)
+    assert cli.main(status) == exit_codes.OK
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["young", "2"]
+    copy("stuck", 900)
+    assert cli.main(status) == exit_codes.FAILED
+    assert "stuck" in capsys.readouterr().err

@@ -138,7 +138,7 @@ def test_a_connection_killed_while_parking_acknowledges_nothing_before_the_row_i
     desk: Desk, at: int
 ) -> None:
     """The step is repeated until it is committed; the only answer the broker gets follows that."""
-    statements_before = 2  # inbox row, effect
+    statements_before = 3  # inbox row, effect, and the look whether the failure left something durable
     killer = Killer(parse_url(desk.url), statements_before + at)
     answers: list[tuple[Answer, list[tuple[ParkedState, int]]]] = []
 
@@ -245,6 +245,24 @@ def test_ddl_in_a_handler_parks_the_message_whose_claim_it_made_durable(desk: De
         consumer.replay(message, force=True)
     assert parked(desk) == [(ParkedState.LOST, 1)]
     assert consumer.replay(message, force=True)
+    assert (desk.effects(), parked(desk)) == (["ddl"], [])
+
+
+def test_a_message_whose_handler_fails_after_ddl_is_parked_as_lost(desk: Desk) -> None:
+    """Its own exception hides it, but the inbox row is durable: a redelivery would be skipped."""
+    tries: list[str] = []
+
+    def fails(txn: Transaction, delivery: Delivery) -> None:
+        tries.append(delivery.message_id)
+        if len(tries) == 1:
+            txn.execute("CREATE TABLE IF NOT EXISTS made_before_the_failure (id INT)")
+            raise ValueError("something else")
+        desk.award(txn, delivery)
+
+    consumer = desk.consumer(fails)
+    desk.publish("ddl")
+    until(lambda: parked(desk) == [(ParkedState.LOST, 1)], "parked", 40)
+    assert consumer.replay(key(desk), force=True)
     assert (desk.effects(), parked(desk)) == (["ddl"], [])
 
 

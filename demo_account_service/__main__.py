@@ -6,19 +6,25 @@ import os
 import signal
 import sys
 from importlib import resources
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from demo_account_service import logs
 from demo_account_service.app import create_app
+from demo_account_service.console import create_router
 from demo_account_service.crash_points import with_crash_point
+from demo_account_service.events import Events
+from demo_account_service.faults import FOLDER, Faults
+from demo_account_service.neighbour import Neighbour
+from demo_account_service.observer import ObservedProducer, ObservedTransport
 from demo_account_service.settings import Settings, seed_accounts
 from demo_account_service.transfers import TOPIC, Transfers
 
 # `schema` is not part of the public interface of rmq_txn: services migrate with their own tool, or
 # with `rmq-txn schema apply`. A demo makes its tables at start, so that there is no step to forget.
-from rmq_txn import Database, RocketMQ, TransactionProducer, schema
+from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import (
     BrokerUnavailableError,
     DatabaseUnavailableError,
@@ -57,10 +63,15 @@ def _serve() -> int:
     settings = Settings.from_environment(os.environ)
     seeds = seed_accounts(os.environ)
     logs.configure(settings.log_format)
+    folder = os.environ.get(FOLDER, "")
+    events = Events("account", Path(folder) / "account-events.jsonl" if folder else None)
+    faults = Faults.from_environment(os.environ, events)
     database = Database.mysql(settings.database_url, pool_size=settings.threads + _HEALTH_CONNECTIONS)
-    producer = TransactionProducer(
+    broker = with_crash_point(RocketMQ(settings.name_server), os.environ)
+    producer = ObservedProducer(
+        events=events,
         group="account-service",
-        broker=with_crash_point(RocketMQ(settings.name_server), os.environ),
+        broker=ObservedTransport(broker, events, faults),
         database=database,
         topics=[TOPIC],
         close_timeout_seconds=_PRODUCER_SECONDS,
@@ -71,7 +82,16 @@ def _serve() -> int:
         transfers = Transfers(producer, database)
         if seeds:
             transfers.open_accounts(seeds)
-        app = create_app(producer, transfers, threads=settings.threads)
+        neighbour = Neighbour(settings.points_url) if settings.points_url else None
+        page = create_router(
+            events,
+            faults,
+            transfers,
+            neighbour,
+            opened=sum(seeds.values()) if seeds else None,
+            is_stopping=lambda: server.should_exit,
+        )
+        app = create_app(producer, transfers, threads=settings.threads, page=page, neighbour=neighbour)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

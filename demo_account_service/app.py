@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import structlog
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException
 
+from demo_account_service.neighbour import Neighbour
 from demo_account_service.transfers import (
     IDENTIFIER,
     MAX_AMOUNT,
@@ -95,7 +96,14 @@ class TransferRequest(BaseModel):
         return self
 
 
-def create_app(producer: TransactionProducer, transfers: Transfers, *, threads: int) -> FastAPI:
+def create_app(
+    producer: TransactionProducer,
+    transfers: Transfers,
+    *,
+    threads: int,
+    page: APIRouter | None = None,
+    neighbour: Neighbour | None = None,
+) -> FastAPI:
     """
     Make the application; it starts and closes `producer`.
 
@@ -103,6 +111,8 @@ def create_app(producer: TransactionProducer, transfers: Transfers, *, threads: 
         producer: a new one, not started.
         transfers: the domain, on that producer.
         threads: requests handled at once.
+        page: the routes of the demo page.
+        neighbour: what that page follows; started and closed here.
     """
 
     @asynccontextmanager
@@ -114,12 +124,18 @@ def create_app(producer: TransactionProducer, transfers: Transfers, *, threads: 
         except RmqTxnError as error:
             app.state.start_error = error  # __main__ turns it into a sentence and an exit code
             raise
+        if neighbour is not None:
+            neighbour.start()
         try:
             yield
         finally:
+            if neighbour is not None:
+                await neighbour.close()
             await asyncio.to_thread(producer.close)
 
     app = FastAPI(title="Account service", version="1", lifespan=lifespan)
+    if page is not None:
+        app.include_router(page)
     for error in _ERRORS:
         app.add_exception_handler(error, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_bad_input)

@@ -27,6 +27,7 @@ class Settings:
         port: port to listen on.
         threads: requests handled at once, 1 to 200; each may hold a database connection.
         log_format: "console" for people, "json" for machines.
+        points_url: where the demo page finds the points service, seen from here; "": nowhere.
     """
 
     database_url: str = field(repr=False)
@@ -35,6 +36,7 @@ class Settings:
     port: int = 8001
     threads: int = 32
     log_format: str = "console"
+    points_url: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what can't work."""
@@ -44,6 +46,8 @@ class Settings:
                 raise SettingsError(f"{PREFIX}{name.upper()} is {value}, allowed is {least} to {most}")
         if self.log_format not in ("console", "json"):
             raise SettingsError(f"{PREFIX}LOG_FORMAT is {self.log_format!r}, allowed is console or json")
+        if self.points_url and not re.fullmatch(r"https?://[^/\s]+/?", self.points_url):
+            raise SettingsError(f"{PREFIX}POINTS_URL is {self.points_url!r}, allowed is http://host:port")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

@@ -20,6 +20,8 @@ IDENTIFIER: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MAX_AMOUNT: Final = 10**12
 """In fen. Far below what a BIGINT holds, so no sum of balances can overflow."""
 MAX_LISTED: Final = 1000
+FEN_PER_POINT: Final = 100
+"""What the points service gives; known here only to compare the books on the demo page."""
 
 _DUPLICATE_KEY = 1062
 # Lock wait timeout, deadlock, and MariaDB's snapshot conflict: trying again is the cure.
@@ -100,7 +102,10 @@ class Transfers:
         """
         for attempt in range(1, _TRIES + 1):
             try:
-                with self._producer.transaction() as txn:
+                with (
+                    structlog.contextvars.bound_contextvars(transfer_id=order.transfer_id),
+                    self._producer.transaction() as txn,
+                ):
                     _move_money(txn, order)
                     txn.publish(
                         TOPIC,
@@ -174,6 +179,22 @@ class Transfers:
                 "ON DUPLICATE KEY UPDATE user_id = user_id",
                 sorted(balances.items()),
             )
+
+    def books(self) -> dict[str, int]:
+        """
+        Return one snapshot for the invariant: the sum of balances, and what the points must add up to.
+
+        `ids` is a sum over the ids of all transfers; the points service makes the same of its entries.
+        """
+        with self._database.transaction() as txn:
+            txn.execute(
+                "SELECT (SELECT COALESCE(SUM(balance), 0) FROM account), COUNT(*), "
+                "COALESCE(SUM(amount DIV %s), 0), BIT_XOR(CRC32(CONCAT(transfer_id, ':', txn_id))) "
+                "FROM transfer",
+                (FEN_PER_POINT,),
+            )
+            row = txn.fetchone() or (0, 0, 0, 0)
+        return dict(zip(("balances", "transfers", "points_due", "ids"), map(int, row), strict=True))
 
     def ping(self) -> None:
         """Return if the database answers; else raise DatabaseUnavailableError."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from importlib import resources
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -13,12 +15,16 @@ import uvicorn
 from demo_points_service import logs
 from demo_points_service.app import create_app
 from demo_points_service.awards import Points, register_handlers
+from demo_points_service.console import create_router
 from demo_points_service.crash_points import with_crash_point
+from demo_points_service.events import Events
+from demo_points_service.faults import FOLDER, Faults
+from demo_points_service.observer import Ear, ObservedConsumer, ObservedTransport
 from demo_points_service.settings import Settings
 
 # `schema` is not part of the public interface of rmq_txn: services migrate with their own tool, or
 # with `rmq-txn schema apply`. A demo makes its tables at start, so that there is no step to forget.
-from rmq_txn import Database, IdempotentConsumer, RocketMQ, schema
+from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import (
     BrokerUnavailableError,
     DatabaseUnavailableError,
@@ -38,8 +44,6 @@ EXIT_UNAVAILABLE = 4  # broker or database can't be reached: the same command ma
 _REQUESTS_SECONDS = 2
 _DRAIN_SECONDS = 2.0
 _CONSUMER_SECONDS = 4.0
-# A handler that fails so often has its message parked, for `rmq-txn parked`.
-_MAX_ATTEMPTS = 8
 # /health answers beside the threads of requests and messages.
 _HEALTH_CONNECTIONS = 1
 
@@ -59,15 +63,23 @@ def main() -> int:
 def _serve() -> int:
     settings = Settings.from_environment(os.environ)
     logs.configure(settings.log_format)
+    folder = os.environ.get(FOLDER, "")
+    events = Events("points", Path(folder) / "points-events.jsonl" if folder else None)
+    faults = Faults.from_environment(os.environ, events)
+    faults.wait_while_stopped()
+    logging.getLogger("rmq_txn.consumer").addHandler(Ear(events))
     database = Database.mysql(
         settings.database_url, pool_size=settings.threads + settings.http_threads + _HEALTH_CONNECTIONS
     )
-    consumer = IdempotentConsumer(
+    broker = with_crash_point(RocketMQ(settings.name_server), os.environ)
+    consumer = ObservedConsumer(
+        events=events,
+        faults=faults,
         group="points-service",
-        broker=with_crash_point(RocketMQ(settings.name_server), os.environ),
+        broker=ObservedTransport(broker, events, faults),
         database=database,
         threads=settings.threads,
-        max_attempts=_MAX_ATTEMPTS,
+        max_attempts=settings.max_attempts,
         drain_seconds=_DRAIN_SECONDS,
         close_timeout_seconds=_CONSUMER_SECONDS,
     )
@@ -75,7 +87,9 @@ def _serve() -> int:
     try:
         schema.apply(database)
         _make_tables(database)
-        app = create_app(consumer, Points(database), threads=settings.http_threads)
+        points = Points(database)
+        page = create_router(events, faults, points, consumer, is_stopping=lambda: server.should_exit)
+        app = create_app(consumer, points, threads=settings.http_threads, page=page)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import structlog
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -23,7 +23,9 @@ log = structlog.get_logger("points_service.http")
 PathIdentifier = Annotated[str, Path(pattern=IDENTIFIER)]
 
 
-def create_app(consumer: IdempotentConsumer, points: Points, *, threads: int) -> FastAPI:
+def create_app(
+    consumer: IdempotentConsumer, points: Points, *, threads: int, page: APIRouter | None = None
+) -> FastAPI:
     """
     Make the application; it starts and closes `consumer`.
 
@@ -31,6 +33,7 @@ def create_app(consumer: IdempotentConsumer, points: Points, *, threads: int) ->
         consumer: a new one with its handlers, not started.
         points: the domain, on the same database.
         threads: requests handled at once.
+        page: what the demo page needs.
     """
 
     @asynccontextmanager
@@ -48,6 +51,8 @@ def create_app(consumer: IdempotentConsumer, points: Points, *, threads: int) ->
             await asyncio.to_thread(consumer.close)
 
     app = FastAPI(title="Points service", version="1", lifespan=lifespan)
+    if page is not None:
+        app.include_router(page)
     app.add_exception_handler(DatabaseUnavailableError, _answer_database_unavailable)
     app.add_exception_handler(RequestValidationError, _answer_bad_input)
     app.add_exception_handler(HTTPException, _answer_http_error)

@@ -118,6 +118,20 @@ class Points:
             for transfer_id, points, txn_id, created_at in rows
         ]
 
+    def books(self) -> dict[str, int]:
+        """
+        Return one snapshot for the invariant: entries, their points, and the points of all users.
+
+        `ids` is a sum over the ids of all entries; the account service makes the same of its transfers.
+        """
+        with self._database.transaction(read_only=True) as txn:
+            txn.execute(
+                "SELECT (SELECT COALESCE(SUM(points), 0) FROM points_balance), COUNT(*), "
+                "COALESCE(SUM(points), 0), BIT_XOR(CRC32(CONCAT(transfer_id, ':', txn_id))) FROM points_entry"
+            )
+            row = txn.fetchone() or (0, 0, 0, 0)
+        return dict(zip(("balances", "entries", "points", "ids"), map(int, row), strict=True))
+
     def ping(self) -> None:
         """Return if the database answers; else raise DatabaseUnavailableError."""
         with self._database.transaction(read_only=True) as txn:

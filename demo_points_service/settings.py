@@ -25,6 +25,7 @@ class Settings:
         port: port to listen on.
         threads: messages handled at once, 1 to 200; each holds a database connection.
         http_threads: requests handled at once, 1 to 200; each may hold a database connection.
+        max_attempts: failures of its handler after which a message is parked, 1 to 16.
         log_format: "console" for people, "json" for machines.
     """
 
@@ -34,11 +35,17 @@ class Settings:
     port: int = 8002
     threads: int = 4
     http_threads: int = 8
+    max_attempts: int = 8
     log_format: str = "console"
 
     def __post_init__(self) -> None:
         """Refuse what can't work."""
-        for name, least, most in (("port", 1, 65535), ("threads", 1, 200), ("http_threads", 1, 200)):
+        for name, least, most in (
+            ("port", 1, 65535),
+            ("threads", 1, 200),
+            ("http_threads", 1, 200),
+            ("max_attempts", 1, 16),
+        ):
             value = getattr(self, name)
             if not least <= value <= most:
                 raise SettingsError(f"{PREFIX}{name.upper()} is {value}, allowed is {least} to {most}")

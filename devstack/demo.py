@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from devstack.errors import StackError
+from devstack.keeper import kept_up
 from devstack.ledger import Ledger
 from devstack.local import LocalStack
 from devstack.machine import require_free_ports
@@ -25,6 +26,7 @@ from devstack.services import (
     TOPIC,
     DemoService,
     account_service,
+    page_settings,
     points_service,
     start_together,
     stop_together,
@@ -104,8 +106,9 @@ def _running(options: argparse.Namespace) -> Iterator[Tutorial]:
             f"{settings.transaction_timeout_seconds:g} s here, 6 s by default,"
         )
         say.more(f"and again every {settings.transaction_check_interval_seconds:g} s, 30 s by default")
-        account = account_service(stack, folder, port=options.account_port, seeds=SEEDS)
-        points = points_service(stack, folder, port=options.points_port)
+        for_account, for_points = page_settings(folder, options.points_port)
+        account = account_service(stack, folder, port=options.account_port, seeds=SEEDS, more=for_account)
+        points = points_service(stack, folder, port=options.points_port, more=for_points)
         try:
             start_together(account, points)
             say(f"account service on {account.url}, points service on {points.url}")
@@ -329,11 +332,18 @@ class Tutorial:
 
 
 def _stay_up(tutorial: Tutorial) -> None:
-    """Print where to go on by hand and wait for Ctrl-C or SIGTERM, which is a good end."""
+    """
+    Print where to go on and wait for Ctrl-C or SIGTERM, which is a good end.
+
+    Until then services that die are started again: the page has buttons that kill them.
+    """
     account, points = tutorial.account.url, tutorial.points.url
     print(
         f"""
-Everything stays up until Ctrl-C. Try:
+Open this page: {account}/
+It shows each transfer step by step, and has buttons that break things.
+
+Everything stays up until Ctrl-C, and services that die are started again. By hand:
 
   curl {account}/accounts
   curl -X POST {account}/transfers -H 'Content-Type: application/json' \\
@@ -344,11 +354,12 @@ Everything stays up until Ctrl-C. Try:
 """,
         flush=True,
     )
-    try:
-        while not threading.Event().wait(3600):
-            pass
-    except KeyboardInterrupt:
-        print("\nstopping ...", flush=True)
+    with kept_up(tutorial.account, tutorial.points):
+        try:
+            while not threading.Event().wait(3600):
+                pass
+        except KeyboardInterrupt:
+            print("\nstopping ...", flush=True)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

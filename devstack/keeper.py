@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from devstack.errors import StackError
@@ -67,3 +69,12 @@ class Keeper:
                 except StackError as error:
                     print(f"keeper: {error}", flush=True)
             self._stopping.wait(_RESTART_SECONDS)
+
+
+@contextmanager
+def kept_up(*servers: Server) -> Iterator[None]:
+    """Keep servers up while a block runs; nothing is stopped at its end."""
+    with ExitStack() as cleanup:
+        for server in servers:
+            cleanup.callback(Keeper(server).close)
+        yield

@@ -22,6 +22,8 @@ HOST: Final = "127.0.0.1"
 TOPIC: Final = "transfer"
 ACCOUNT_DATABASE: Final = "account"
 POINTS_DATABASE: Final = "points"
+MAX_ATTEMPTS: Final = 4
+"""Failures until a message is parked: few, for people who watch."""
 
 _REQUEST_SECONDS = 30.0
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
@@ -176,6 +178,15 @@ def points_service(
     """Describe a process of the points service; see `account_service`."""
     environment = {**_settings("POINTS_SERVICE_", stack, POINTS_DATABASE, port), **more}
     return DemoService("demo_points_service", folder, port, environment, name)
+
+
+def page_settings(folder: Path, points_port: int) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what account and points service need more for the demo page, with its faults."""
+    both = {"DEMO_FAULTS": "1", "DEMO_FOLDER": str(folder.resolve() / "page")}
+    return (
+        {**both, "ACCOUNT_SERVICE_POINTS_URL": f"http://{HOST}:{points_port}"},
+        {**both, "POINTS_SERVICE_MAX_ATTEMPTS": str(MAX_ATTEMPTS)},
+    )
 
 
 def start_together(*services: DemoService) -> None:

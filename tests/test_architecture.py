@@ -216,7 +216,7 @@ SEAM = ("rmq_txn.transport", "rmq_txn.verdict", "rmq_txn.message")
 
 def demo_faults(module: str, source: str, public: set[str]) -> list[str]:
     """Return what a demo service imports from this package that is not public."""
-    modules = (*PUBLIC_MODULES, *SEAM) if module.endswith(".crash_points") else PUBLIC_MODULES
+    modules = (*PUBLIC_MODULES, *SEAM) if module.endswith((".crash_points", ".observer")) else PUBLIC_MODULES
     return [
         f"{module} imports {name}, which is not public"
         for name in sorted(imported_names(module, source))

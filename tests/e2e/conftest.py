@@ -16,6 +16,7 @@ from devstack.services import (
     Answer,
     DemoService,
     account_service,
+    page_settings,
     points_service,
     start_together,
     stop_together,
@@ -35,8 +36,11 @@ class Demo:
         self.folder: Path = stack.settings.folder
         self.first_port = free_port_block()
         stack.create_topic(TOPIC)
-        self.account = account_service(stack, self.folder, port=self.first_port, seeds=SEEDS)
-        self.points = points_service(stack, self.folder, port=self.first_port + 1)
+        for_account, for_points = page_settings(self.folder, self.first_port + 1)
+        self.account = account_service(
+            stack, self.folder, port=self.first_port, seeds=SEEDS, more=for_account
+        )
+        self.points = points_service(stack, self.folder, port=self.first_port + 1, more=for_points)
         self.ledger = Ledger(stack)
 
     @property

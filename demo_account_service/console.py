@@ -1,0 +1,119 @@
+"""What the demo page needs beside the service's own interface: files, events, faults, the books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from demo_account_service.events import Event, Events, stream
+from demo_account_service.faults import Faults
+from demo_account_service.neighbour import Neighbour
+from demo_account_service.transfers import IDENTIFIER, MAX_AMOUNT, Transfers
+
+_FOLDER = Path(__file__).with_name("page")
+_TYPES = {
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "parts.js": "text/javascript; charset=utf-8",
+    "texts.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class FaultRequest(BaseModel):
+    """The body of POST /faults."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    fault: Literal["kill_before_commit", "kill_after_commit", "slow_check_back"]
+    transfer_id: Annotated[str, StringConstraints(pattern=IDENTIFIER)]
+
+
+def create_router(
+    events: Events,
+    faults: Faults,
+    transfers: Transfers,
+    neighbour: Neighbour | None,
+    *,
+    opened: int | None,
+    is_stopping: Callable[[], bool],
+) -> APIRouter:
+    """
+    Make the routes of the page.
+
+    Args:
+        neighbour: the points service; None: the page shows this one alone.
+        opened: what the sum of balances must be, in fen; None: nobody knows.
+        is_stopping: ends the streams.
+    """
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    def index() -> FileResponse:
+        return FileResponse(_FOLDER / "index.html", media_type="text/html; charset=utf-8", headers=_HEADERS)
+
+    @router.get("/page/settings")
+    def settings() -> dict[str, Any]:
+        return {"faults": faults.enabled, "points": neighbour is not None, "max_amount": MAX_AMOUNT}
+
+    @router.get("/page/{name}")
+    def file(name: str) -> Response:
+        if name not in _TYPES:
+            return _not_found(f"the page has no file {name!r}")
+        return FileResponse(_FOLDER / name, media_type=_TYPES[name], headers=_HEADERS)
+
+    @router.get("/books")
+    def books() -> dict[str, Any]:
+        return {**transfers.books(), "opened": opened}
+
+    @router.get("/events")
+    async def list_events(
+        after: Annotated[str, Query(pattern=r"^[0-9]{1,15}\.[0-9]{1,15}$")] = "0.0",
+        last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,15}\.[0-9]{1,15}$")] = None,
+    ) -> StreamingResponse:
+        # Both services in one stream: a browser opens six connections to an origin, all tabs together.
+        own, other = map(int, (last_event_id or after).split("."))
+
+        def look() -> list[tuple[str, Event]]:
+            nonlocal own, other
+            found = []
+            for event in events.after(own):
+                own = event["id"]
+                found.append((f"{own}.{other}", event))
+            for event in neighbour.after(other) if neighbour else ():
+                other = event["id"]
+                found.append((f"{own}.{other}", event))
+            return found
+
+        return StreamingResponse(stream(look, is_stopping), media_type="text/event-stream", headers=_HEADERS)
+
+    @router.post("/faults")
+    def arm(request: FaultRequest) -> Response:
+        if not faults.enabled:
+            return _not_found("faults are switched off here: DEMO_FAULTS is not 1")
+        faults.arm(request.fault, request.transfer_id)
+        return JSONResponse({"fault": request.fault, "transfer_id": request.transfer_id})
+
+    @router.api_route("/points-service/{path}", methods=["GET", "POST"])
+    async def pass_on(request: Request, path: str) -> Response:
+        if neighbour is None:
+            return _not_found("there is no points service: ACCOUNT_SERVICE_POINTS_URL is not set")
+        return await neighbour.pass_on(request, path)
+
+    return router
+
+
+def _not_found(message: str) -> JSONResponse:
+    return JSONResponse({"error": {"code": "http_404", "message": message}}, 404)

@@ -1,0 +1,341 @@
+// The demo page: it hears both services in one stream, draws, and sends what the buttons say.
+
+import { buttons, checks } from "/page/texts.js";
+import * as parts from "/page/parts.js";
+
+const { element, say, word } = parts;
+const $ = (id) => document.getElementById(id);
+const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+const CARDS = 12;
+const STEP_MILLISECONDS = 500; // slow enough to be seen; real steps take a few
+const PATIENCE_MILLISECONDS = 30000;
+
+const transactions = new Map(); // txn_id → events in the order of their time
+const opened = new Map(); // txn_id → whether its reader opened or closed it
+const sent = JSON.parse(sessionStorage.getItem("sent") ?? "{}"); // transfer_id → what we sent
+let settings = { faults: false, points: false, max_amount: 1e12 };
+let books = { account: null, points: null };
+let users = [];
+let followed = null; // the transaction in the picture
+let queue = []; // its steps that are still to be shown
+let current = null; // the step shown now
+let seen = new Set();
+const busy = new Set();
+
+// Requests: an answer is {status, body}; status 0 means that there was none.
+async function ask(path, body) {
+  const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  try {
+    const answer = await fetch(path, options);
+    return { status: answer.status, body: await answer.json() };
+  } catch {
+    return { status: 0, body: { error: { code: "no_answer", message: word("not_armed") } } };
+  }
+}
+
+async function askUntilAnswered(path, body) {
+  const deadline = Date.now() + PATIENCE_MILLISECONDS;
+  for (;;) {
+    const answer = await ask(path, body);
+    if ((answer.status !== 0 && answer.status !== 503) || Date.now() > deadline) return answer;
+    await pause(300);
+  }
+}
+
+// Events.
+function listen(after) {
+  const source = new EventSource(`/events?after=${after}`);
+  let last = after;
+  source.onmessage = (message) => {
+    last = message.lastEventId || last;
+    hear(JSON.parse(message.data));
+  };
+  source.onerror = () => {
+    // Closed and opened anew: a browser gives up on its own after some kinds of answers.
+    source.close();
+    refreshBooks();
+    setTimeout(() => listen(last), 500);
+  };
+}
+
+function hear(event) {
+  if (event.step === "service_started" || event.step === "stopped") refreshBooks();
+  if (!event.txn_id || !parts.isKnown(event)) return;
+  const events = transactions.get(event.txn_id) ?? [];
+  if (events.some((one) => one.service === event.service && one.id === event.id)) return;
+  const isNew = events.length === 0;
+  events.push(event);
+  events.sort((one, other) => one.time.localeCompare(other.time)); // two services, two clocks' worth of delay
+  transactions.set(event.txn_id, events);
+  if (isNew && event.step === "local_running") follow(event.txn_id);
+  if (event.txn_id === followed) queue.push(event);
+  changed.add(event.txn_id);
+  scheduleDraw();
+}
+
+const changed = new Set();
+let drawing = false;
+function scheduleDraw() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    drawTimeline();
+    refreshBooksSoon();
+  });
+}
+
+// The picture.
+function follow(txnId) {
+  followed = txnId;
+  queue = [];
+  current = null;
+  seen = new Set();
+}
+
+function showNext() {
+  const event = queue.shift();
+  if (event !== undefined) {
+    if (current !== null && parts.rowOf(current)) seen.add(parts.rowOf(current));
+    current = event;
+    drawNow();
+  }
+  // Old steps, after a reload, and long queues are shown faster.
+  const isOld = event && Date.now() - Date.parse(event.time) > 20000;
+  setTimeout(showNext, queue.length === 0 ? 60 : isOld ? 5 : queue.length > 12 ? 150 : STEP_MILLISECONDS);
+}
+
+function drawNow() {
+  parts.lightUp(seen, current && parts.rowOf(current));
+  const transferId = (transactions.get(followed) ?? []).find((event) => event.transfer_id)?.transfer_id;
+  $("followed").textContent = followed ? word("followed", transferId ?? followed) : word("nothing");
+  $("now").textContent = current ? `${parts.titleOf(current)}: ${parts.sentenceOf(current)}` : "";
+}
+
+// The timeline.
+function drawTimeline() {
+  const holder = $("timeline");
+  const newest = [...transactions.entries()].sort((one, other) => other[1][0].time.localeCompare(one[1][0].time)).slice(0, CARDS);
+  const present = new Map([...holder.children].map((child) => [child.dataset.txn, child]));
+  const wanted = newest.map(([txnId, events], number) => {
+    const old = present.get(txnId);
+    const isOpen = opened.get(txnId) ?? number === 0;
+    if (old && !changed.has(txnId)) {
+      if (old.open !== isOpen) old.open = isOpen;
+      return old;
+    }
+    const made = parts.card(txnId, events, isOpen, moreButtons(events));
+    made.querySelector("summary").addEventListener("click", () => opened.set(txnId, !made.open));
+    if (old && old.contains(document.activeElement)) queueMicrotask(() => made.querySelector("summary").focus());
+    return made;
+  });
+  changed.clear();
+  holder.replaceChildren(...wanted);
+  $("timeline-empty").hidden = wanted.length > 0;
+}
+
+function moreButtons(events) {
+  const transferId = events.find((event) => event.transfer_id)?.transfer_id;
+  const state = parts.stateOf(events);
+  if (state === "parked" && settings.faults && transferId) return [" ", smallButton("mend", () => mend(transferId))];
+  if (["rolled_back", "orphan"].includes(state) && sent[transferId]) {
+    return [" ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
+  }
+  return [];
+}
+
+function smallButton(key, action) {
+  const made = element("button", { type: "button" }, word(key));
+  made.addEventListener("click", action);
+  return made;
+}
+
+// The books. Points are read first: a transfer that commits in between is then on the way, never extra.
+let refreshing = false;
+let again = false;
+async function refreshBooks() {
+  if (refreshing) {
+    again = true;
+    return;
+  }
+  refreshing = true;
+  const points = settings.points ? await ask("/points-service/books") : { status: 404 };
+  const [account, accounts, balances] = await Promise.all([ask("/books"), ask("/accounts"), settings.points ? ask("/points-service/points") : { status: 404 }]);
+  books = { account: account.status === 200 ? account.body : null, points: points.status === 200 ? points.body : null };
+  if (accounts.status === 200) drawAccounts(accounts.body.accounts, balances.status === 200 ? balances.body.points : null);
+  drawChecks();
+  refreshing = false;
+  if (again) {
+    again = false;
+    refreshBooksSoon();
+  }
+}
+
+let timer = null;
+function refreshBooksSoon() {
+  timer ??= setTimeout(() => {
+    timer = null;
+    refreshBooks();
+  }, 250);
+}
+
+const yuan = (fen) => (fen / 100).toLocaleString("en-US", { minimumFractionDigits: 2 });
+
+function drawChecks() {
+  const { account, points } = books;
+  const found = [];
+  if (account === null) found.push(["waits", "no_books"]);
+  else if (account.opened === null) found.push(["holds", "sum_only", yuan(account.balances)]);
+  else found.push([account.balances === account.opened ? "holds" : "broken", "sum", yuan(account.balances), yuan(account.opened)]);
+  if (account !== null && points === null) found.push(["waits", "unknown"]);
+  if (account !== null && points !== null) {
+    const missing = account.transfers - points.entries;
+    if (missing < 0) found.push(["broken", "extra", account.transfers, points.entries]);
+    else if (missing > 0) found.push(["waits", "on_the_way", account.transfers, points.entries, missing]);
+    else found.push([account.ids === points.ids ? "holds" : "broken", "equal", account.transfers, points.entries]);
+    const adds = points.points === points.balances && (missing > 0 ? points.points <= account.points_due : points.points === account.points_due);
+    found.push([adds ? (missing > 0 ? "waits" : "holds") : "broken", "points", account.points_due, points.points, points.balances]);
+  }
+  const symbols = { holds: "✓", waits: "…", broken: "✗" };
+  $("checks").replaceChildren(...found.map(([kind, text, ...values]) =>
+    element("li", { class: kind, "data-check": kind }, element("strong", {}, `${symbols[kind]} ${say(checks[kind])}`), ` ${say(checks[text], ...values)}`)));
+  const services = [["account_service", account !== null], ["points_service", settings.points ? points !== null : null]];
+  $("services").replaceChildren(...services.map(([name, runs]) =>
+    element("li", { class: runs ? "holds" : "waits", "data-service": name }, `${runs ? "▲" : "▽"} ${word(name)}: ${word(runs === null ? "not_shown" : runs ? "runs" : "away")}`)));
+}
+
+function drawAccounts(accounts, points) {
+  const given = new Map((points ?? []).map((one) => [one.user, one.points]));
+  $("accounts").replaceChildren(...accounts.map(({ user, balance }) =>
+    element("tr", {}, element("th", { scope: "row" }, user), element("td", {}, yuan(balance)), element("td", {}, points === null ? "…" : String(given.get(user) ?? 0)))));
+  const names = accounts.map((account) => account.user);
+  if (names.join() === users.join()) return;
+  users = names;
+  const form = $("transfer");
+  for (const [name, standard] of [["from", 0], ["to", 1]]) {
+    const chosen = form.elements[name].value;
+    form.elements[name].replaceChildren(...names.map((user) => element("option", { value: user }, user)));
+    form.elements[name].value = names.includes(chosen) ? chosen : names[Math.min(standard, names.length - 1)] ?? "";
+  }
+}
+
+// Transfers.
+const newId = (prefix) => `${prefix.replaceAll("_", "-")}-${crypto.getRandomValues(new Uint32Array(1))[0].toString(36)}`;
+
+async function send(body, place) {
+  sent[body.transfer_id] = body;
+  sessionStorage.setItem("sent", JSON.stringify(sent));
+  tell(place, word("sending"));
+  const { status, body: answer } = await ask("/transfers", body);
+  if (status === 0) tell(place, word("no_answer", body.transfer_id), "waits");
+  else if (answer.error) tell(place, parts.explain(answer.error), "broken");
+  else tell(place, word(status === 200 ? "repeated" : "sent", body.transfer_id), "holds");
+  refreshBooksSoon();
+}
+
+function tell(place, text, kind = "") {
+  place.className = kind;
+  const symbols = { holds: "✓ ", waits: "? ", broken: "✗ " };
+  place.textContent = `${symbols[kind] ?? ""}${text}`;
+}
+
+async function submit(event) {
+  event.preventDefault();
+  const form = $("transfer");
+  const place = $("form-answer");
+  const { from, to, amount } = form.elements;
+  const text = amount.value.trim();
+  const fen = /^\d{1,12}(\.\d{1,2})?$/.test(text) ? Math.round(Number(text) * 100) : 0;
+  let problem = null;
+  if (fen <= 0) problem = [amount, word("bad_amount")];
+  else if (fen > settings.max_amount) problem = [amount, word("too_large", yuan(settings.max_amount))];
+  else if (from.value === to.value) problem = [to, word("same_user")];
+  for (const field of [from, to, amount]) field.removeAttribute("aria-invalid");
+  if (problem !== null) {
+    problem[0].setAttribute("aria-invalid", "true");
+    problem[0].focus();
+    tell(place, problem[1], "broken");
+    return;
+  }
+  await once("transfer", word("transfer"), place, () =>
+    send({ transfer_id: newId("transfer"), from: from.value, to: to.value, amount: fen }, place));
+}
+
+// A second press while the first is under way does nothing.
+async function once(name, label, place, action) {
+  if (busy.has(name)) {
+    tell(place, word("under_way", label), "waits");
+    return;
+  }
+  busy.add(name);
+  try {
+    await action();
+  } finally {
+    busy.delete(name);
+  }
+}
+
+// Buttons that break things.
+const AT_POINTS = ["fail", "deliver_twice", "poison", "stop"];
+
+async function breakIt(fault, place) {
+  const [from, to] = users;
+  const body = { transfer_id: newId(fault), from, to, amount: 1000 };
+  const request = fault === "stop" ? { fault, seconds: 15 } : { fault, transfer_id: body.transfer_id };
+  if (fault === "fail") request.times = 2;
+  const answer = await askUntilAnswered(AT_POINTS.includes(fault) ? "/points-service/faults" : "/faults", request);
+  if (answer.status !== 200) {
+    tell(place, answer.body.error ? parts.explain(answer.body.error) : word("not_armed"), "broken");
+    return;
+  }
+  if (fault === "stop") {
+    const deadline = Date.now() + 5000;
+    while (Date.now() < deadline && (await ask("/points-service/health")).status === 200) await pause(100);
+  }
+  await send(body, place);
+}
+
+async function mend(transferId) {
+  const place = $("button-answer");
+  await once(`mend ${transferId}`, transferId, place, async () => {
+    const answer = await askUntilAnswered("/points-service/mend", { transfer_id: transferId });
+    if (answer.status === 200) tell(place, word("mended", transferId), "holds");
+    else tell(place, parts.explain(answer.body.error), "broken");
+  });
+}
+
+function drawButtons() {
+  $("breaking").hidden = !settings.faults;
+  $("buttons").replaceChildren(...buttons.filter(([fault]) => settings.points || !AT_POINTS.includes(fault)).map(([fault, label, sentence]) => {
+    const button = element("button", { type: "button", "data-fault": fault, "aria-describedby": `about-${fault}` }, say(label));
+    button.addEventListener("click", () => once("breaking", say(label), $("button-answer"), () => breakIt(fault, $("button-answer"))));
+    return element("li", {}, button, element("p", { id: `about-${fault}` }, say(sentence)));
+  }));
+}
+
+function drawAll() {
+  parts.drawWords();
+  parts.drawPicture();
+  drawButtons();
+  for (const txnId of transactions.keys()) changed.add(txnId);
+  drawTimeline();
+  drawChecks();
+  drawNow();
+}
+
+for (const button of document.querySelectorAll("[data-language]")) {
+  button.addEventListener("click", () => {
+    parts.speak(button.dataset.language);
+    drawAll();
+  });
+}
+$("transfer").addEventListener("submit", submit);
+drawAll();
+const answer = await askUntilAnswered("/page/settings");
+if (answer.status === 200) settings = answer.body;
+drawButtons();
+await refreshBooks();
+listen("0.0");
+showNext();
+setInterval(refreshBooks, 3000);

@@ -1,0 +1,158 @@
+// Every text of the page: English, Chinese. Keys of `steps` are service.step, as the events tell them.
+
+export const words = {
+  title: ["A transfer and its points", "一笔转账和它的积分"],
+  promise: [
+    "Money moves in one service, points are given in another. Effects inside the database happen once; delivery is at least once; order is not promised.",
+    "一个服务转账，另一个服务发积分。数据库内的效果只发生一次；消息至少投递一次；不保证顺序。",
+  ],
+  invariant: ["What must always be true", "始终必须成立"],
+  services: ["Processes", "进程"],
+  books: ["Accounts and points", "账户与积分"],
+  user: ["User", "用户"],
+  balance: ["Balance (yuan)", "余额（元）"],
+  points: ["Points", "积分"],
+  transfer: ["Transfer money", "转账"],
+  from: ["From", "付款人"],
+  to: ["To", "收款人"],
+  amount: ["Amount (yuan)", "金额（元）"],
+  send: ["Transfer", "转账"],
+  breaking: ["Break something", "动手破坏"],
+  breaking_how: [
+    "Each button sends a transfer of 10 yuan, and breaks what it says for that transfer. Killed means kill -9; a supervisor starts the process again. Watch the invariant.",
+    "每个按钮发出一笔 10 元的转账，并按其说明制造故障。“杀死”就是 kill -9，之后由守护程序重新启动。请留意上面的不变式。",
+  ],
+  picture: ["The protocol", "协议"],
+  followed: ["Shown here: transfer {0}", "图中所示：转账 {0}"],
+  nothing: ["Nothing happens yet. Send a transfer.", "还没有动静。请发一笔转账。"],
+  words: ["What do these words mean?", "这些词是什么意思？"],
+  timeline: ["Step by step", "逐步时间线"],
+  timeline_empty: ["No transfer yet. Each one will be listed here, step by step, as it happens.", "还没有转账。每笔转账的每一步都会实时列在这里。"],
+  account_service: ["Account service", "账户服务"],
+  broker: ["RocketMQ", "RocketMQ"],
+  points_service: ["Points service", "积分服务"],
+  runs: ["runs", "运行中"],
+  away: ["away: killed, stopped or starting", "不在：被杀死、被停止或正在启动"],
+  not_shown: ["not connected to this page", "未接入本页"],
+  mend: ["Mend the handler and replay", "修好处理函数并重放"],
+  again: ["Send again with the same transfer_id", "用同一 transfer_id 再发一次"],
+  sending: ["Sending …", "发送中……"],
+  sent: ["Committed: transfer {0}", "已提交：转账 {0}"],
+  repeated: ["This transfer was committed before; nothing moved twice: {0}", "这笔转账之前已提交，没有重复转账：{0}"],
+  no_answer: [
+    "No answer to transfer {0}: the connection broke. From here nobody can say whether it was committed. The timeline will.",
+    "转账 {0} 没有收到应答：连接断了。仅从这里无法知道它是否已提交，时间线会给出结果。",
+  ],
+  under_way: ["{0}: under way. One at a time, please.", "{0}：正在进行，请一次一个。"],
+  not_armed: ["The service does not answer, nothing was sent.", "服务没有应答，什么也没有发送。"],
+  mended: ["Mended: {0}", "已修好：{0}"],
+  bad_amount: ["Amount: a number above 0 with at most two decimals, such as 25 or 0.99. Nothing was sent.", "金额：大于 0 且最多两位小数的数字，例如 25 或 0.99。什么也没有发送。"],
+  too_large: ["Amount: at most {0} yuan. Nothing was sent.", "金额：最多 {0} 元。什么也没有发送。"],
+  same_user: ["From and to are the same user. Nothing was sent.", "付款人和收款人相同。什么也没有发送。"],
+};
+
+export const checks = {
+  sum: ["Sum of balances: {0} yuan, at the beginning {1}", "余额总和：{0} 元，开始时 {1} 元"],
+  sum_only: ["Sum of balances: {0} yuan (nobody said what it was at the beginning)", "余额总和：{0} 元（未给出初始值）"],
+  equal: ["{0} transfers, {1} of them with points: the same ones", "{0} 笔转账，{1} 笔已有积分：完全对应"],
+  on_the_way: ["{0} transfers, {1} of them with points; {2} still on the way or parked", "{0} 笔转账，{1} 笔已有积分；{2} 笔还在路上或已搁置"],
+  extra: ["{0} transfers, but {1} entries with points: they do not match", "{0} 笔转账，却有 {1} 条积分记录：不一致"],
+  points: ["Points due {0}, points given {1}, points of all users {2}", "应发积分 {0}，已发 {1}，全部用户积分合计 {2}"],
+  unknown: ["The points service does not answer; its books can't be compared now", "积分服务没有应答，暂时无法对账"],
+  no_books: ["The account service does not answer; it will be started again", "账户服务没有应答，它会被重新启动"],
+  holds: ["holds", "成立"],
+  waits: ["waits", "等待"],
+  broken: ["BROKEN", "被破坏"],
+};
+
+// Title, sentence; `row` is the row of the picture that lights up.
+export const steps = {
+  "account.local_running": { row: "local", title: ["local transaction running", "本地事务执行中"], sentence: ["The account service has begun a transaction in its own database and moves the money; nobody else sees it yet.", "账户服务在自己的数据库里开启事务并转账，别人还看不到。"] },
+  "account.local_rolled_back": { row: "local", title: ["local transaction rolled back", "本地事务已回滚"], sentence: ["The transfer was refused ({cause}); the money did not move and no message was sent.", "转账被拒绝（{cause}）；钱没有动，也没有发消息。"] },
+  "account.repeated": { row: "local", title: ["repeated", "重复请求"], sentence: ["A transfer with this transfer_id was committed before. This one is rolled back and the first result is returned.", "这个 transfer_id 的转账之前已提交。本次回滚，返回第一次的结果。"] },
+  "account.half_stored": { row: "half", title: ["half message stored", "半消息已存储"], sentence: ["The broker keeps the message but shows it to no consumer until it hears commit.", "代理已保存消息，但在收到“提交”之前不给任何消费者看。"] },
+  "account.half_refused": { row: "half", title: ["half message refused", "半消息被拒"], sentence: ["The broker did not take the message, so the money does not move.", "代理没有收下消息，所以钱不动。"] },
+  "account.committed": { row: "commit", title: ["COMMIT", "COMMIT（提交）"], sentence: ["The database has committed: the money has moved for good, and a log row with the txn_id proves it.", "数据库已提交：钱已转走，带有 txn_id 的日志行是凭证。"] },
+  "account.not_committed": { row: "commit", title: ["not committed", "未提交"], sentence: ["The local transaction did not commit; the money did not move.", "本地事务没有提交，钱没有动。"] },
+  "account.message_committed": { row: "verdict", title: ["message committed", "消息已提交"], sentence: ["The account service told the broker: commit. Now consumers may see the message.", "账户服务告诉代理“提交”，消费者可以看到这条消息了。"] },
+  "account.message_rolled_back": { row: "verdict", title: ["message rolled back", "消息已回滚"], sentence: ["The account service told the broker: roll back. The half message is dropped.", "账户服务告诉代理“回滚”，半消息被丢弃。"] },
+  "account.verdict_unknown": { row: "verdict", title: ["broker was not told", "没有告知代理"], sentence: ["The broker does not know how it ended. It will ask: that is the check-back.", "代理不知道结果，它会来问：这就是事务回查。"] },
+  "account.killed": { row: "verdict", title: ["account service killed", "账户服务被杀死"], sentence: ["kill -9, as a power cut would do it ({fault}). The broker still holds the half message and will ask.", "kill -9，如同断电（{fault}）。代理仍持有半消息，稍后会来回查。"] },
+  "account.check_asked": { row: "ask", title: ["check-back asked", "收到事务回查"], sentence: ["The broker asks: what became of this transaction, commit or roll back?", "代理询问：这个事务结果如何，提交还是回滚？"] },
+  "account.check_slow": { row: "ask", title: ["check-back is slow", "回查应答变慢"], sentence: ["The button makes the account service wait {seconds} s before it answers. The message waits, nothing is lost.", "按钮让账户服务等 {seconds} 秒才回答。消息在等待，什么也不会丢。"] },
+  "account.check_answered": { row: "answer", title: ["check-back answered: {verdict}", "已回答回查：{verdict}"], sentence: ["The account service looked for the log row in its database and answered. Unknown means: ask again.", "账户服务在数据库里查日志行后作答。unknown 表示：请稍后再问。"] },
+  "points.delivered": { row: "deliver", title: ["delivered (redelivery {redeliveries})", "已投递（第 {redeliveries} 次重投）"], sentence: ["The broker handed the message to the points service.", "代理把消息交给了积分服务。"] },
+  "points.inbox_row": { row: "handler", title: ["inbox row", "收件箱行"], sentence: ["A transaction has begun; its first write is a row with this message's id. A second delivery would collide with it.", "事务已开始，第一笔写入就是带本消息 id 的行；重复投递会撞上它。"] },
+  "points.handler": { row: "handler", title: ["handler", "处理函数"], sentence: ["The handler writes the points in the same transaction.", "处理函数在同一事务里写入积分。"] },
+  "points.committed": { row: "points", title: ["COMMIT", "COMMIT（提交）"], sentence: ["Points and inbox row are committed together.", "积分与收件箱行一起提交。"] },
+  "points.acked": { row: "ack", title: ["ack", "确认（ack）"], sentence: ["The broker was told that this message is dealt with.", "已告知代理：这条消息处理完毕。"] },
+  "points.ack_withheld": { row: "ack", title: ["ack withheld", "扣下 ack"], sentence: ["The button answers “deliver again” although the points are committed. So the broker delivers twice.", "积分已提交，但按钮让服务回答“再投一次”，于是代理会投递两次。"] },
+  "points.given_back": { row: "ack", title: ["given back", "退回"], sentence: ["The broker will deliver the message again after a pause.", "代理稍后会再次投递这条消息。"] },
+  "points.skipped": { row: "handler", title: ["duplicate skipped", "重复消息已跳过"], sentence: ["The inbox row of this message exists already, so the handler is not called: no points twice.", "这条消息的收件箱行已存在，不再调用处理函数：积分不会重复。"] },
+  "points.failed": { row: "handler", title: ["handler failed (attempt {attempts})", "处理函数失败（第 {attempts} 次）"], sentence: ["Points and inbox row are rolled back together; the message will come again.", "积分与收件箱行一起回滚，消息会再来。"] },
+  "points.parked": { row: "handler", title: ["parked", "已搁置"], sentence: ["After {attempts} failures the message is put aside in a table. It blocks nobody and is not lost.", "失败 {attempts} 次后，消息被放进一张表：不挡别人，也不会丢。"] },
+  "points.mended": { row: "handler", title: ["handler mended", "处理函数已修好"], sentence: ["The next delivery will work.", "下次投递就会成功。"] },
+  "points.replayed": { row: "points", title: ["replayed", "已重放"], sentence: ["The parked message was handled through the same inbox and handler; the points are there.", "搁置的消息经同一收件箱和处理函数处理完毕，积分已到账。"] },
+  "points.stopped": { row: null, title: ["points service killed", "积分服务被杀死"], sentence: ["Killed by the button; it comes back in {seconds} s.", "被按钮杀死，{seconds} 秒后回来。"] },
+};
+
+// Symbol, name, sentence: colour is never the only signal.
+export const states = {
+  running: ["…", ["running", "进行中"], ["The transfer has begun and is not decided.", "转账已开始，尚无结果。"]],
+  refused: ["✗", ["refused", "被拒绝"], ["The transfer was refused. Nothing moved, nothing was sent.", "转账被拒绝。钱没有动，也没有发消息。"]],
+  repeated: ["=", ["repeated", "重复请求"], ["Committed before under the same transfer_id; nothing moved again.", "同一 transfer_id 之前已提交，没有再次转账。"]],
+  half: ["◐", ["half message", "半消息"], ["The broker holds a message that no consumer sees.", "代理持有一条消费者看不到的消息。"]],
+  committed: ["●", ["money moved", "钱已转"], ["The money has moved; the broker is about to be told.", "钱已转走，正要告知代理。"]],
+  orphan: ["?", ["broker will ask", "等待回查"], ["The broker does not know how it ended and will ask (check-back).", "代理不知道结果，将会来问（事务回查）。"]],
+  checking: ["?", ["check-back", "回查中"], ["The broker has asked what became of the transaction.", "代理正在询问事务的结果。"]],
+  sent: ["→", ["on the way", "投递途中"], ["The message is committed and will be delivered, at least once.", "消息已提交，至少会投递一次。"]],
+  rolled_back: ["↩", ["rolled back", "已回滚"], ["Nothing moved, and the message was dropped.", "钱没有动，消息已丢弃。"]],
+  delivered: ["→", ["being handled", "处理中"], ["The points service has the message.", "积分服务已收到消息。"]],
+  retrying: ["↻", ["will be delivered again", "将再次投递"], ["This delivery did not end the matter; the broker delivers again.", "这次投递没有了结，代理会再投。"]],
+  parked: ["‖", ["parked", "已搁置"], ["The message fails for good and is put aside until somebody mends the handler.", "消息一直失败，被搁置，等人修好处理函数。"]],
+  done: ["✓", ["done", "完成"], ["The money moved once, and its points are there once.", "钱转了一次，积分也正好一次。"]],
+};
+
+export const rows = [
+  ["local", ["1 local transaction: money moves", "1 本地事务：转账"], "a"],
+  ["half", ["2 half message (hidden)", "2 半消息（不可见）"], "ab"],
+  ["commit", ["3 COMMIT money + log row", "3 COMMIT：钱 + 日志行"], "a"],
+  ["verdict", ["4 commit, or roll back", "4 提交或回滚"], "ab"],
+  ["ask", ["4a no answer? check-back: how did it end?", "4a 没有回音？回查：结果如何？"], "ba"],
+  ["answer", ["4b commit / roll back / ask again", "4b 提交／回滚／稍后再问"], "ab"],
+  ["deliver", ["5 deliver", "5 投递"], "bc"],
+  ["handler", ["6 inbox row + handler", "6 收件箱行 + 处理函数"], "c"],
+  ["points", ["7 COMMIT points + inbox row", "7 COMMIT：积分 + 收件箱行"], "c"],
+  ["ack", ["8 ack, or deliver again", "8 确认，或请再投"], "cb"],
+];
+
+export const buttons = [
+  ["kill_after_commit", ["Kill the account service after COMMIT", "在 COMMIT 之后杀死账户服务"], ["The money has moved, the broker does not know. Check-back finds out, the points arrive.", "钱已转走而代理不知道。回查得知结果，积分到账。"]],
+  ["kill_before_commit", ["Kill the account service before COMMIT", "在 COMMIT 之前杀死账户服务"], ["The broker has a half message, the money has not moved. Check-back drops the message.", "代理有半消息，钱没动。回查后消息被丢弃。"]],
+  ["slow_check_back", ["Make check-back slow", "让回查变慢"], ["The broker is not told of the COMMIT, and the answer to its question takes 8 s.", "不告知代理已 COMMIT，且 8 秒后才回答它的询问。"]],
+  ["fail", ["Let the points handler fail 2 times", "让积分处理函数失败 2 次"], ["Each failure rolls back; the broker delivers again; the third time works.", "每次失败都回滚，代理再投，第三次成功。"]],
+  ["deliver_twice", ["Deliver twice", "投递两次"], ["The broker gets no ack and delivers again; the inbox row lets the duplicate be skipped.", "代理收不到 ack，再投一次；收件箱行让重复消息被跳过。"]],
+  ["poison", ["Poison a message", "投毒一条消息"], ["Its handler fails every time until the message is parked. Then mend and replay it.", "处理函数每次都失败，直到消息被搁置；随后可修好并重放。"]],
+  ["stop", ["Stop the points service for 15 s", "停掉积分服务 15 秒"], ["Transfers still work; the broker keeps the message until the service is back.", "转账照常，代理保管消息，直到服务回来。"]],
+];
+
+export const glossary = [
+  [["Half message", "半消息"], ["A message that RocketMQ has stored but shows to no consumer. It waits for one word from the sender: commit (deliver it) or roll back (drop it).", "RocketMQ 已保存、但不给任何消费者看的消息。它等发送方一句话：提交（投递）或回滚（丢弃）。"]],
+  [["Check-back (事务回查)", "事务回查（check-back）"], ["If that word does not come, because the sender died or the line broke, RocketMQ asks the sender: how did your transaction end? The sender looks for a log row that was committed together with the money.", "如果等不到这句话（发送方死了或断线），RocketMQ 会反过来问：你的事务结果如何？发送方去查与转账一起提交的日志行再作答。"]],
+  [["Inbox row", "收件箱行"], ["The receiver notes the id of each message in the same transaction as its work. A message that comes twice finds its row and is skipped.", "接收方在同一事务里记下消息 id。同一条消息再来时会发现已有记录，于是跳过。"]],
+  [["Parked", "搁置"], ["A message that fails again and again is put aside in a table, so that it blocks nobody, until somebody mends the cause and replays it.", "反复失败的消息被放进一张表，不挡别人；修好原因后再重放。"]],
+  [["txn_id", "txn_id"], ["One id for the whole story: it is on the rows of both databases, on the message and on every log line.", "贯穿始终的编号：两边数据库的行、消息和每条日志都带着它。"]],
+];
+
+export const errors = {
+  unknown_account: ["There is no such account. Nothing was changed.", "没有这个账户。什么也没有改变。"],
+  insufficient_funds: ["The payer has too little money. Nothing was changed.", "付款人余额不足。什么也没有改变。"],
+  conflicting_transfer: ["This transfer_id belongs to another transfer. Nothing was changed.", "这个 transfer_id 属于另一笔转账。什么也没有改变。"],
+  bad_input: ["The request is not valid. Nothing was changed.", "请求无效。什么也没有改变。"],
+  broker_unavailable: ["The broker can't be reached. Nothing was changed; send it again.", "连不上代理。什么也没有改变，请再发一次。"],
+  timed_out: ["The broker answered too late. Nothing was changed; send it again.", "代理应答太迟。什么也没有改变，请再发一次。"],
+  database_unavailable: ["The database can't be reached. Nothing was changed; send it again.", "连不上数据库。什么也没有改变，请再发一次。"],
+  busy: ["Other transfers hold these accounts. Nothing was changed; send it again.", "其他转账占用着这些账户。什么也没有改变，请再发一次。"],
+  in_doubt: ["Nobody can say yet whether it was committed. Send it again with the same transfer_id: it happens once at most.", "暂时无法得知是否已提交。请用同一 transfer_id 再发：最多发生一次。"],
+  points_service_unavailable: ["The points service does not answer now. Try again.", "积分服务暂时没有应答，请再试。"],
+};

@@ -1,0 +1,154 @@
+"""
+The buttons of the demo page that break this service. Not used unless DEMO_FAULTS is 1.
+
+A fault belongs to one transfer and is armed once, however often it is asked for. What is armed, and
+how often it has struck, is in a file: it outlives the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from demo_points_service.events import Events
+from rmq_txn import Delivery
+from rmq_txn.errors import SettingsError
+
+log = structlog.get_logger("points_service.faults")
+
+SWITCH: Final = "DEMO_FAULTS"
+FOLDER: Final = "DEMO_FOLDER"
+
+FAIL: Final = "fail"
+"""The handler raises a number of times, then works."""
+POISON: Final = "poison"
+"""The handler raises until it is mended."""
+DELIVER_TWICE: Final = "deliver_twice"
+"""The broker gets "again" instead of the ack, after the COMMIT."""
+
+MAX_STOP_SECONDS: Final = 60
+_KEPT = 200
+_STOP = ".stop"  # no transfer id begins with a dot
+
+
+class BrokenHandlerError(Exception):
+    """The handler was told to fail."""
+
+
+class Faults:
+    """
+    What shall break, by transfer. Thread-safe.
+
+    Args:
+        path: the file; None: nothing can be armed.
+        events: where a strike is told.
+    """
+
+    def __init__(self, path: Path | None, events: Events) -> None:
+        self._path = path
+        self._events = events
+        self._lock = threading.Lock()
+        self._armed: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            self._armed = json.loads(path.read_bytes())
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], events: Events) -> Faults:
+        """
+        Read DEMO_FAULTS and DEMO_FOLDER.
+
+        Raises:
+            SettingsError: DEMO_FAULTS is not 0 or 1, or there is no folder to remember faults in.
+        """
+        switch = environment.get(SWITCH, "0")
+        if switch not in ("0", "1"):
+            raise SettingsError(f"{SWITCH} is {switch!r}, allowed is 0 or 1")
+        folder = environment.get(FOLDER, "")
+        if switch == "1" and not folder:
+            raise SettingsError(f"{SWITCH} is 1 and {FOLDER} is not set: faults must outlive the process")
+        return cls(Path(folder) / "points-faults.json" if switch == "1" else None, events)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether faults can be armed at all."""
+        return self._path is not None
+
+    def arm(self, fault: str, transfer_id: str, times: int = 1) -> None:
+        """Let a transfer meet a fault; nothing if it was asked for before."""
+        with self._lock:
+            if transfer_id not in self._armed:
+                self._armed[transfer_id] = {"fault": fault, "left": times}
+                self._save()
+                log.warning("fault armed", fault=fault, transfer_id=transfer_id)
+
+    def mend(self, transfer_id: str) -> tuple[str, str] | None:
+        """Let the handler work again; return transaction and dedup key if it failed before."""
+        with self._lock:
+            armed = self._armed.get(transfer_id)
+            if armed is None:
+                return None
+            armed["left"] = 0
+            self._save()
+            return (armed["txn_id"], armed["key"]) if "key" in armed else None
+
+    def fail_if_armed(self, delivery: Delivery) -> None:
+        """
+        Fail as a broken handler would, if that is what this transfer shall meet.
+
+        Raises:
+            BrokenHandlerError: it is.
+        """
+        with self._lock:
+            armed = self._armed.get(delivery.key or "")
+            if armed is None or armed["fault"] not in (FAIL, POISON) or armed["left"] == 0:
+                return
+            armed.update(txn_id=delivery.txn_id or "", key=delivery.dedup_key)
+            if armed["fault"] == FAIL:
+                armed["left"] -= 1
+            self._save()
+        raise BrokenHandlerError(f"the handler of {delivery.key} was told to fail ({armed['fault']})")
+
+    def withholds_ack(self, delivery: Delivery) -> bool:
+        """Tell whether the broker shall deliver this handled message again."""
+        with self._lock:
+            armed = self._armed.get(delivery.key or "")
+            if armed is None or armed["fault"] != DELIVER_TWICE or armed["left"] == 0:
+                return False
+            armed["left"] = 0
+            self._save()
+            return True
+
+    def stop(self, seconds: int) -> None:
+        """Kill this process; the next ones wait until the time is over. Once it is, not again at once."""
+        with self._lock:
+            self._armed[_STOP] = {"until": time.time() + seconds}
+            self._save()
+        self._events.tell("stopped", seconds=seconds)
+        log.warning("killing this process now", away_seconds=seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait_while_stopped(self) -> None:
+        """Return when this service may run: at once, unless it was stopped a moment ago."""
+        until = self._armed.get(_STOP, {}).get("until", 0.0)
+        while (pause := until - time.time()) > 0:
+            time.sleep(min(pause, MAX_STOP_SECONDS))
+            if pause > MAX_STOP_SECONDS:
+                return  # the clock was set back
+
+    def _save(self) -> None:
+        if self._path is None:
+            return
+        for transfer_id in list(self._armed)[:-_KEPT]:
+            del self._armed[transfer_id]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(self._armed), encoding="utf-8")
+        new.replace(self._path)

@@ -1,0 +1,207 @@
+"""The demo page in a real browser: Debian's chromium, `pip install --group browser`; skipped without."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from devstack.keeper import kept_up
+from tests.e2e.conftest import DELIVERY_SECONDS, Demo
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (group browser)")
+CHROMIUM = shutil.which("chromium")
+expect = sync_api.expect
+
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"),
+]
+
+MILLISECONDS = 1000 * DELIVERY_SECONDS
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def kept(demo: Demo) -> Iterator[Demo]:
+    """Return both services under a supervisor; they serve again when it ends."""
+    with kept_up(*demo.services):
+        yield demo
+    demo.start_those_down()
+    for service in demo.services:
+        service.wait_ready(timeout_seconds=DELIVERY_SECONDS)
+
+
+@pytest.fixture
+def page(chromium: Any, kept: Demo) -> Iterator[Any]:
+    """Return an English tab; at its end no script may have failed and no policy been broken."""
+    context = chromium.new_context(locale="en-US")
+    context.set_default_timeout(MILLISECONDS)
+    expect.set_options(timeout=MILLISECONDS)
+    problems: list[str] = []
+
+    def watch(tab: Any) -> None:
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("console", lambda line: problems.append(line.text) if "Security Policy" in line.text else None)
+
+    context.on("page", watch)
+    tab = context.new_page()
+    tab.goto(kept.account.url)
+    expect(tab.locator("#accounts tr")).not_to_have_count(0)
+    yield tab
+    context.close()
+    assert problems == []
+
+
+def card(page: Any, prefix: str) -> Any:
+    """Return the newest card of the timeline whose transfer id begins so."""
+    return page.locator(".card", has=page.locator("summary strong", has_text=re.compile(f"^{prefix}"))).first
+
+
+def books_hold(page: Any) -> None:
+    """Wait until every line of the invariant holds, by its word."""
+    expect(page.locator("#checks li")).to_have_count(3)
+    expect(page.locator("#checks li[data-check=holds]")).to_have_count(3)
+    expect(page.locator("#checks")).to_contain_text("✓ holds")
+
+
+def test_a_transfer_is_seen_from_form_to_points(page: Any) -> None:
+    """Every step on its card, the picture on the last one, the invariant held."""
+    page.fill("input[name=amount]", "12.34")
+    page.click("form button")
+    expect(page.locator("#form-answer")).to_contain_text("Committed")
+    done = card(page, "transfer-")
+    expect(done).to_have_attribute("data-state", "done")
+    steps = done.locator("ol li").evaluate_all("items => items.map((item) => item.dataset.step)")
+    for step in (
+        "local_running",
+        "half_stored",
+        "message_committed",
+        "delivered",
+        "inbox_row",
+        "handler",
+        "acked",
+    ):
+        assert step in steps
+    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", "ack")
+    expect(page.locator("#picture .row.seen")).not_to_have_count(0)
+    books_hold(page)
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        ("0", "above 0"),
+        ("1.234", "two decimals"),
+        ("", "above 0"),
+        ("1e3", "above 0"),
+        ("99999999999", "at most"),
+    ],
+)
+def test_bad_input_is_named_and_changes_nothing(kept: Demo, page: Any, amount: str, words: str) -> None:
+    """By the form itself: nothing is sent."""
+    before = kept.ledger.read().transfers
+    page.fill("input[name=amount]", amount)
+    page.press("input[name=amount]", "Enter")
+    expect(page.locator("#form-answer")).to_contain_text(words)
+    expect(page.locator("#form-answer")).to_contain_text("Nothing was sent")
+    assert kept.ledger.read().transfers == before
+
+
+def test_too_little_money_is_told_by_the_service(page: Any) -> None:
+    """An error of the API is a sentence on the page."""
+    page.select_option("select[name=from]", "carol")
+    page.fill("input[name=amount]", "5000000")
+    page.click("form button")
+    expect(page.locator("#form-answer")).to_contain_text("too little money. Nothing was changed")
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "step"),
+    [
+        ("kill_after_commit", "done", "check_answered"),
+        ("kill_before_commit", "rolled_back", "check_answered"),
+        ("slow_check_back", "done", "check_slow"),
+        ("fail", "done", "failed"),
+        ("deliver_twice", "done", "skipped"),
+        ("stop", "done", "acked"),
+    ],
+)
+def test_a_button_breaks_what_it_says(page: Any, fault: str, state: str, step: str) -> None:
+    """Pressed twice quickly: one transfer, its end as promised, the invariant held."""
+    prefix = fault.replace("_", "-")
+    old = page.locator("summary strong", has_text=re.compile(f"^{prefix}")).count()
+    page.dblclick(f"[data-fault={fault}]")
+    expect(page.locator("summary strong", has_text=re.compile(f"^{prefix}"))).to_have_count(old + 1)
+    broken = card(page, prefix)
+    expect(broken.locator(f"[data-step={step}]")).not_to_have_count(0)
+    expect(broken).to_have_attribute("data-state", state)
+    books_hold(page)
+
+
+def test_a_poisoned_message_is_mended_by_its_button(page: Any) -> None:
+    """Parked, then mended and replayed; the invariant waits meanwhile and says so."""
+    page.click("[data-fault=poison]")
+    parked = card(page, "poison-")
+    expect(parked).to_have_attribute("data-state", "parked")
+    expect(page.locator("#checks")).to_contain_text("still on the way or parked")
+    parked.get_by_role("button", name="Mend").dblclick()
+    expect(parked).to_have_attribute("data-state", "done")
+    books_hold(page)
+
+
+def test_the_language_is_switched_and_remembered(page: Any) -> None:
+    """The whole page, its language attribute too; a browser of that language needs no switch."""
+    page.get_by_role("button", name="中文").click()
+    expect(page.locator("h1")).to_have_text("一笔转账和它的积分")
+    page.reload()
+    expect(page.locator("h1")).to_have_text("一笔转账和它的积分")
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    expect(page.locator("#words")).to_contain_text("半消息")
+    page.get_by_role("button", name="English").click()
+    expect(page.locator("h1")).to_have_text("A transfer and its points")
+
+
+def test_a_reload_in_the_middle_loses_nothing(page: Any) -> None:
+    """The page comes back while the broker still waits for an answer, with all steps so far."""
+    page.click("[data-fault=slow_check_back]")
+    broken = card(page, "slow-check-back-")
+    expect(broken.locator("[data-step=committed]")).not_to_have_count(0)
+    page.reload()
+    expect(broken.locator("[data-step=half_stored]")).to_have_count(1)
+    expect(broken).to_have_attribute("data-state", "done")
+    books_hold(page)
+
+
+def test_two_tabs_see_the_same(kept: Demo, page: Any) -> None:
+    """What one sends, both see; a third and a fourth do not starve them of connections."""
+    others = [page.context.new_page() for _ in range(3)]
+    for other in others:
+        other.goto(kept.account.url)
+        expect(other.locator("#accounts tr")).not_to_have_count(0)
+    page.click("form button")
+    expect(page.locator("#form-answer")).to_contain_text("Committed")
+    transfer_id = page.locator("summary strong").first.text_content()
+    for other in others:
+        expect(card(other, transfer_id)).to_have_attribute("data-state", "done")
+
+
+def test_it_fits_a_phone_and_the_keyboard(page: Any) -> None:
+    """No sideways scrolling at 360 pixels; a button is reached and pressed without a mouse."""
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.locator("input[name=amount]").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#form-answer")).to_contain_text("Committed")

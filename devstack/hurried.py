@@ -21,7 +21,7 @@ TIMES = OutboxTimes(
 )
 
 if __name__ == "__main__":
-    service.TransactionProducer = partial(  # type: ignore[assignment, misc]
-        service.TransactionProducer, check_budget_seconds=CHECK_BUDGET_SECONDS, outbox_times=TIMES
+    service.ObservedProducer = partial(  # type: ignore[assignment, misc]
+        service.ObservedProducer, check_budget_seconds=CHECK_BUDGET_SECONDS, outbox_times=TIMES
     )
     sys.exit(service.main())

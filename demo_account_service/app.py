@@ -69,8 +69,6 @@ _ERRORS: dict[type[Exception], tuple[int, str, str | None]] = {
         "database_unavailable",
         "the database can't be reached, nothing was changed; repeat the request",
     ),
-    # Only reads get here: `create_transfer` has an answer of its own.
-    InDoubtError: (503, "database_unavailable", "the database can't be reached; repeat the request"),
     TransactionLostError: (
         500,
         "transaction_lost",
@@ -206,7 +204,7 @@ def create_app(
 def _database_state(transfers: Transfers) -> str:
     try:
         transfers.ping()
-    except (DatabaseUnavailableError, InDoubtError) as error:
+    except DatabaseUnavailableError as error:
         log.warning("the database can't be reached", cause=str(error))
         return "unavailable"
     return "ok"

@@ -139,7 +139,7 @@ class Transfers:
         Raises:
             UnknownTransferError: there is none of this id.
         """
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute(
                 "SELECT payer, payee, amount, txn_id, created_at FROM transfer WHERE transfer_id = %s",
                 (transfer_id,),
@@ -154,7 +154,7 @@ class Transfers:
 
     def accounts(self) -> dict[str, int]:
         """Return the balances of the first MAX_LISTED users, in fen."""
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute("SELECT user_id, balance FROM account ORDER BY user_id LIMIT %s", (MAX_LISTED,))
             return dict(txn.fetchall())
 
@@ -165,7 +165,7 @@ class Transfers:
         Raises:
             UnknownAccountError: there is no such user.
         """
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             balance = _balance(txn, user)
         if balance is None:
             raise UnknownAccountError(f"there is no account of user {user!r}")
@@ -186,7 +186,7 @@ class Transfers:
 
         `ids` is a sum over the ids of all transfers; the points service makes the same of its entries.
         """
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute(
                 "SELECT (SELECT COALESCE(SUM(balance), 0) FROM account), COUNT(*), "
                 "COALESCE(SUM(amount DIV %s), 0), BIT_XOR(CRC32(CONCAT(transfer_id, ':', txn_id))) "
@@ -198,7 +198,7 @@ class Transfers:
 
     def ping(self) -> None:
         """Return if the database answers; else raise DatabaseUnavailableError."""
-        with self._database.transaction() as txn:
+        with self._database.transaction(read_only=True) as txn:
             txn.execute("SELECT 1")
 
     def _first_result(self, order: Order) -> Outcome:

@@ -47,11 +47,15 @@ CULPRIT = "tests/integration/test_consume.py::test_a_message_that_kills_the_clie
 PARKED_COMMANDS = "tests/integration/test_parked_commands.py"
 PARKED = f"{PARKED_COMMANDS}::test_parked_messages_are_listed_shown_replayed_and_dropped"
 BURIED = f"{PARKED_COMMANDS}::test_a_dead_letter_is_replayed_by_one_command"
+# Not part of ./dev test: `./dev test --containers` runs it, with docker-compose 1.
+CONTAINERS = "tests/containers/run.py::main"
 # Every command in the READMEs, and the test that runs it. A command without a test is an error.
 COMMANDS = {
     "./dev demo": "tests/e2e/test_demo_services.py::test_ctrl_c_in_the_tutorial_stops_everything",
     "./dev demo --once": "tests/e2e/test_demo_services.py::test_the_tutorial_runs_to_its_end",
     "./dev chaos": "tests/e2e/test_chaos.py::test_the_books_agree_after_a_short_run_of_random_faults",
+    "docker compose up": CONTAINERS,
+    "./dev test --containers": CONTAINERS,
     "./dev test": HERE,  # this run: .ci/run is nothing but ./dev test
     "pip install '.[native-install]'": "tests/test_packaging.py::test_the_files_come_from_the_wheel",
     "rmq-txn native install": "tests/unit/test_library.py::test_install_downloads_from_the_configured_index",

@@ -47,21 +47,35 @@ def apply(database: Database) -> AppliedSchema:
         DatabaseUnavailableError: the database can't be asked.
     """
     run_script(database, SCHEMA)
+    created = _insert_identity(database)
+    # In a transaction of its own: the refused INSERT holds a lock on the row, and two processes
+    # that both hold it and then update would deadlock.
+    upgraded = not created and _raise_version(database)
+    return AppliedSchema(VERSION, check(database), created, upgraded)
+
+
+def _insert_identity(database: Database) -> bool:
     session = database.begin_check("schema")
-    upgraded = False
     try:
-        try:
-            session.execute(STATEMENTS["insert_identity"], (VERSION, str(uuid.uuid4())))
-            created = True
-        except pymysql.err.IntegrityError as error:
-            if error_code(error) != DUPLICATE_KEY:
-                raise
-            created = False
-            upgraded = session.execute(STATEMENTS["raise_schema_version"], (VERSION, VERSION)) == 1
+        session.execute(STATEMENTS["insert_identity"], (VERSION, str(uuid.uuid4())))
+        session.commit()
+    except pymysql.err.IntegrityError as error:
+        if error_code(error) != DUPLICATE_KEY:
+            raise
+        return False
+    finally:
+        session.rollback()
+    return True
+
+
+def _raise_version(database: Database) -> bool:
+    session = database.begin_check("schema")
+    try:
+        raised = session.execute(STATEMENTS["raise_schema_version"], (VERSION, VERSION)) == 1
         session.commit()
     finally:
         session.rollback()
-    return AppliedSchema(VERSION, check(database), created, upgraded)
+    return raised
 
 
 def run_script(database: Database, script: str) -> None:

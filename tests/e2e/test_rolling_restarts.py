@@ -33,9 +33,12 @@ def dead_letters(demo: Demo) -> int:
     return sum(cluster.ask(address).max_offset(topic, queue) for address, n in masters for queue in range(n))
 
 
-def test_rolling_restarts_over_a_backlog_lose_nothing(demo: Demo, unique: str) -> None:
+def test_rolling_restarts_over_a_backlog_lose_nothing(
+    demo: Demo, unique: str, request: pytest.FixtureRequest
+) -> None:
     """C3, H6: every transfer earns its points once, and none lies among the dead letters."""
     second = points_service(demo.stack, demo.folder / "second-points", port=demo.first_port + 3)
+    request.addfinalizer(second.stop)
     names, done = (f"{unique}-{n}" for n in itertools.count()), threading.Event()
 
     def transfer(name: str) -> None:
@@ -61,6 +64,5 @@ def test_rolling_restarts_over_a_backlog_lose_nothing(demo: Demo, unique: str) -
             done.set()
         busy.result()
     until(lambda: not demo.ledger.read().missing, "points for every transfer", SETTLED_SECONDS)
-    second.stop()
     assert demo.ledger.read().problems(sum(SEEDS.values())) == []
     assert dead_letters(demo) == 0

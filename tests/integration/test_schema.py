@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
 from rmq_txn import Database, schema
 from rmq_txn.errors import SchemaError
+from tests.kit.processes import together
 from tests.kit.rows import rows
 
 pytestmark = pytest.mark.servers
@@ -35,6 +37,20 @@ def test_tables_of_version_1_are_upgraded_and_keep_their_rows(database: Database
     assert rows(database_url, "SELECT state, message_ids FROM rmq_txn_log") == [(1, b"ID")]
     assert rows(database_url, "SELECT COUNT(*) FROM rmq_txn_outbox") == [(0,)]
     assert schema.apply(database) == schema.AppliedSchema(schema.VERSION, identity, created=False)
+
+
+def test_processes_that_start_together_may_all_apply_the_tables(
+    database: Database, database_url: str, open_database: Callable[..., Database]
+) -> None:
+    """None waits for a lock that another holds while waiting for its own."""
+    _as_version_1(database)
+    databases = [open_database(database_url) for _ in range(8)]
+    applied: list[schema.AppliedSchema] = []
+    together(
+        [lambda each=each: [applied.append(schema.apply(each)) for _ in range(10)] for each in databases]
+    )
+    assert len(applied) == 80
+    assert [each.upgraded for each in applied].count(True) == 1
 
 
 def test_the_version_of_a_newer_package_is_not_lowered(database: Database, database_url: str) -> None:

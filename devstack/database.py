@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pymysql
 
 from devstack.errors import StackError
+from devstack.machine import run_to_its_end
 from devstack.program import NotReadyError
 from devstack.settings import StackPorts, StackSettings
 
@@ -149,16 +150,7 @@ class DatabaseServer:
             data = Path(temporary) / "data"
             command = self._initialise_command(data)
             try:
-                done = subprocess.run(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    errors="replace",
-                    timeout=_INITIALISE_SECONDS,
-                    check=False,
-                )
+                done = run_to_its_end(command, _INITIALISE_SECONDS)
             except subprocess.TimeoutExpired as exc:
                 raise StackError(
                     f"the database was not initialised within {_INITIALISE_SECONDS:g} s\n"

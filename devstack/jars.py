@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from devstack.errors import StackError
+from devstack.machine import run_to_its_end
 
 _POM = Path(__file__).with_name("pom.xml")
 _MAVEN_SECONDS = 900.0
@@ -58,16 +59,7 @@ def _fetch(version: str, folder: Path) -> None:
             "dependency:copy-dependencies",
         ]
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=_MAVEN_SECONDS,
-                check=False,
-            )
+            done = run_to_its_end(command, _MAVEN_SECONDS)
         except subprocess.TimeoutExpired as exc:
             raise StackError(
                 f"maven did not fetch RocketMQ {version} within {_MAVEN_SECONDS:g} s, check the "

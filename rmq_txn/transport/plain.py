@@ -29,7 +29,9 @@ class PlainSender:
 
     def send(self, message: Outbound, message_id: str) -> None:
         """See `ProducerTransport.send_plain`."""
-        addresses = self._addresses.pop(message.topic, None) or self._masters(message.topic)
+        addresses = self._addresses.pop(message.topic, None)
+        if addresses is None:
+            addresses = [address for address, _queues in self._broker.masters(message.topic)]
         random.shuffle(addresses)
         failures: list[Exception] = []
         for address in addresses:
@@ -48,10 +50,6 @@ class PlainSender:
             f"no broker of topic {message.topic!r} took the message: "
             f"{'; '.join(map(str, failures)) or 'none is there'}"
         ) from (failures[-1] if failures else None)
-
-    def _masters(self, topic: str) -> list[str]:
-        route = self._broker.route(topic)
-        return [broker.master_address for broker in route.brokers if broker.master_address is not None]
 
     def _send_to(self, address: str, message: Outbound, message_id: str) -> None:
         fields = {

@@ -26,6 +26,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=bool(os.environ.get("CI")),
         help="fail instead of skip when the real servers can't be started (default on CI)",
     )
+    parser.addoption(
+        "--screenshots",
+        type=Path,
+        help="where tests of the demo page keep a picture of each state, for people to look at",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

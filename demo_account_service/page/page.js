@@ -61,6 +61,11 @@ function listen(after) {
 
 function hear(event) {
   if (event.step === "service_started" || event.step === "stopped") refreshBooks();
+  if (event.step === "service_started") {
+    parts.noteStart(event);
+    for (const txnId of transactions.keys()) changed.add(txnId);
+    scheduleDraw();
+  }
   if (!event.txn_id || !parts.isKnown(event)) return;
   const events = transactions.get(event.txn_id) ?? [];
   if (events.some((one) => one.service === event.service && one.id === event.id)) return;
@@ -139,7 +144,7 @@ function moreButtons(events) {
   const transferId = events.find((event) => event.transfer_id)?.transfer_id;
   const state = parts.stateOf(events);
   if (state === "parked" && settings.faults && transferId) return [" ", smallButton("mend", () => mend(transferId))];
-  if (["rolled_back", "orphan"].includes(state) && sent[transferId]) {
+  if (["rolled_back", "undone", "orphan"].includes(state) && sent[transferId]) {
     return [" ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
   }
   return [];
@@ -201,6 +206,7 @@ function drawChecks() {
   $("checks").replaceChildren(...found.map(([kind, text, ...values]) =>
     element("li", { class: kind, "data-check": kind }, element("strong", {}, `${symbols[kind]} ${say(checks[kind])}`), ` ${say(checks[text], ...values)}`)));
   const services = [["account_service", account !== null], ["points_service", settings.points ? points !== null : null]];
+  for (const [name, runs] of services) parts.markAway(name, runs === false);
   $("services").replaceChildren(...services.map(([name, runs]) =>
     element("li", { class: runs ? "holds" : "waits", "data-service": name }, `${runs ? "▲" : "▽"} ${word(name)}: ${word(runs === null ? "not_shown" : runs ? "runs" : "away")}`)));
 }
@@ -331,6 +337,7 @@ for (const button of document.querySelectorAll("[data-language]")) {
   });
 }
 $("transfer").addEventListener("submit", submit);
+new ResizeObserver(() => document.documentElement.style.setProperty("--above", `${$("invariant").offsetHeight}px`)).observe($("invariant"));
 drawAll();
 const answer = await askUntilAnswered("/page/settings");
 if (answer.status === 200) settings = answer.body;

@@ -24,15 +24,25 @@ export function element(name, attributes = {}, ...children) {
 
 // A repeated request ends its own transaction with this error, and gets the first result.
 const isRepeat = (event) => event.detail.cause === "_CommittedBeforeError";
-const stepOf = (event) => steps[isRepeat(event) ? "account.repeated" : `${event.service}.${event.step}`];
+const variantOf = ({ step, detail }) => (step === "delivered" && detail.redeliveries > 0 ? "again" : detail.fault ?? detail.verdict);
+const stepOf = (event) =>
+  isRepeat(event) ? steps["account.repeated"] : steps[`${event.service}.${event.step}.${variantOf(event)}`] ?? steps[`${event.service}.${event.step}`];
 const fill = (text, detail) => text.replace(/\{(\w+)\}/g, (_, name) => detail[name] ?? "?");
 export const titleOf = (event) => fill(say(stepOf(event).title), event.detail);
 export const sentenceOf = (event) => fill(say(stepOf(event).sentence), event.detail);
 export const rowOf = (event) => stepOf(event)?.row ?? null;
 export const isKnown = (event) => stepOf(event) !== undefined;
 
+// A transfer that had sent nothing when its process died is told of by nobody: the next start tells.
+let started = "";
+export function noteStart(event) {
+  if (event.service === "account" && event.time > started) started = event.time;
+}
+
 // The state of a transaction, from its steps in the order of their time.
 export function stateOf(events) {
+  // Of no transfer: with such a half message a producer registers when it starts.
+  if (!events.some((event) => event.transfer_id)) return "warm_up";
   let state = "running";
   for (const event of events) {
     const name = `${event.service}.${event.step}`;
@@ -54,7 +64,7 @@ export function stateOf(events) {
     else if (event.step === "parked") state = "parked";
     else if (event.step === "acked" || event.step === "replayed") state = "done";
   }
-  return state;
+  return state === "running" && events.at(-1).time < started ? "undone" : state;
 }
 
 const time = (event) =>
@@ -69,7 +79,7 @@ export function card(txnId, events, isOpen, more) {
   const made = element("details", { class: "card", "data-txn": txnId, "data-state": state });
   made.open = isOpen;
   made.append(
-    element("summary", {}, element("strong", {}, transferId || "–"), " ", badge),
+    element("summary", {}, element("strong", {}, transferId || word("warm_up")), " ", badge),
     element("p", {}, say(sentence), ...more),
     element("p", { class: "id" }, `txn_id ${txnId}`),
     element("ol", {}, ...events.map((event) => line(event))),
@@ -97,14 +107,14 @@ export function drawWords() {
     item.setAttribute("aria-pressed", String(item.dataset.language === language));
   }
   document.getElementById("words").replaceChildren(
-    ...glossary.flatMap(([name, text]) => [element("dt", {}, say(name)), element("dd", {}, say(text))]),
+    ...glossary.map(([name, text]) => element("div", {}, element("dt", {}, say(name)), element("dd", {}, say(text)))),
   );
 }
 
 // The picture: three life lines, one row a step.
 const X = { a: 60, b: 180, c: 300 };
-const TOP = 52;
-const ROW = 50;
+const TOP = 46;
+const ROW = 44;
 
 function shape(name, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -119,8 +129,9 @@ export function drawPicture() {
   for (const [at, name] of [["a", "account_service"], ["b", "broker"], ["c", "points_service"]]) {
     picture.append(
       shape("line", { class: "life", x1: X[at], x2: X[at], y1: 32, y2: TOP + ROW * rows.length }),
-      shape("rect", { class: "head", x: X[at] - 56, y: 4, width: 112, height: 28, rx: 6 }),
+      shape("rect", { class: "head", "data-head": name, x: X[at] - 56, y: 4, width: 112, height: 28, rx: 6 }),
       shape("text", { class: "head", x: X[at], y: 23, "text-anchor": "middle" }, word(name)),
+      shape("text", { class: "away", "data-away": name, x: X[at], y: 46, "text-anchor": "middle" }),
     );
   }
   rows.forEach(([name, label, path], number) => {
@@ -147,6 +158,12 @@ export function drawPicture() {
     );
     picture.append(group);
   });
+}
+
+// A service that does not answer: its head is dashed, and says so.
+export function markAway(name, isAway) {
+  document.querySelector(`[data-head=${name}]`).classList.toggle("is-away", isAway);
+  document.querySelector(`[data-away=${name}]`).textContent = isAway ? `✗ ${word("is_away")}` : "";
 }
 
 // `seen`: rows that a transaction has passed; `now`: the row of its current step.

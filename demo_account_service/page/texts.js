@@ -3,8 +3,12 @@
 export const words = {
   title: ["A transfer and its points", "一笔转账和它的积分"],
   promise: [
-    "Money moves in one service, points are given in another. Effects inside the database happen once; delivery is at least once; order is not promised.",
-    "一个服务转账，另一个服务发积分。数据库内的效果只发生一次；消息至少投递一次；不保证顺序。",
+    "Money moves in one service, points are given in another, each in its own database. Effects inside the database happen once; delivery is at least once; order is not promised.",
+    "一个服务转账，另一个服务发积分，各用各的数据库。数据库内的效果只发生一次；消息至少投递一次；不保证顺序。",
+  ],
+  how: [
+    "In between, RocketMQ keeps a half message: stored, but hidden until the account service says commit. If that word never comes, RocketMQ asks for it: that is the check-back.",
+    "两者之间，RocketMQ 保管一条半消息：已存储，但在账户服务说“提交”之前谁也看不到。如果一直等不到这句话，RocketMQ 就反过来问：这就是事务回查。",
   ],
   invariant: ["What must always be true", "始终必须成立"],
   services: ["Processes", "进程"],
@@ -23,7 +27,7 @@ export const words = {
     "每个按钮发出一笔 10 元的转账，并按其说明制造故障。“杀死”就是 kill -9，之后由守护程序重新启动。请留意上面的不变式。",
   ],
   picture: ["The protocol", "协议"],
-  followed: ["Shown here: transfer {0}", "图中所示：转账 {0}"],
+  followed: ["Shown here: {0}", "图中所示：{0}"],
   nothing: ["Nothing happens yet. Send a transfer.", "还没有动静。请发一笔转账。"],
   words: ["What do these words mean?", "这些词是什么意思？"],
   timeline: ["Step by step", "逐步时间线"],
@@ -33,15 +37,18 @@ export const words = {
   points_service: ["Points service", "积分服务"],
   runs: ["runs", "运行中"],
   away: ["away: killed, stopped or starting", "不在：被杀死、被停止或正在启动"],
+  warm_up: ["warm-up", "预热"],
+  is_away: ["away", "不在"],
   not_shown: ["not connected to this page", "未接入本页"],
+  tutorial: ["Build it yourself, in twenty minutes: docs/tutorial.md in the checkout.", "自己动手，二十分钟：见代码库中的 docs/tutorial.zh-CN.md。"],
   mend: ["Mend the handler and replay", "修好处理函数并重放"],
   again: ["Send again with the same transfer_id", "用同一 transfer_id 再发一次"],
   sending: ["Sending …", "发送中……"],
-  sent: ["Committed: transfer {0}", "已提交：转账 {0}"],
+  sent: ["Committed: {0}", "已提交：{0}"],
   repeated: ["This transfer was committed before; nothing moved twice: {0}", "这笔转账之前已提交，没有重复转账：{0}"],
   no_answer: [
-    "No answer to transfer {0}: the connection broke. From here nobody can say whether it was committed. The timeline will.",
-    "转账 {0} 没有收到应答：连接断了。仅从这里无法知道它是否已提交，时间线会给出结果。",
+    "No answer to {0}: the connection broke. From here nobody can say whether it was committed. The timeline will.",
+    "{0} 没有收到应答：连接断了。仅从这里无法知道它是否已提交，时间线会给出结果。",
   ],
   under_way: ["{0}: under way. One at a time, please.", "{0}：正在进行，请一次一个。"],
   not_armed: ["The service does not answer, nothing was sent.", "服务没有应答，什么也没有发送。"],
@@ -65,7 +72,8 @@ export const checks = {
   broken: ["BROKEN", "被破坏"],
 };
 
-// Title, sentence; `row` is the row of the picture that lights up.
+// Title, sentence; `row` is the row of the picture that lights up. A third part of a key is the variant:
+// the fault that struck, the verdict that was given, or that it is not the first delivery.
 export const steps = {
   "account.local_running": { row: "local", title: ["local transaction running", "本地事务执行中"], sentence: ["The account service has begun a transaction in its own database and moves the money; nobody else sees it yet.", "账户服务在自己的数据库里开启事务并转账，别人还看不到。"] },
   "account.local_rolled_back": { row: "local", title: ["local transaction rolled back", "本地事务已回滚"], sentence: ["The transfer was refused ({cause}); the money did not move and no message was sent.", "转账被拒绝（{cause}）；钱没有动，也没有发消息。"] },
@@ -77,11 +85,15 @@ export const steps = {
   "account.message_committed": { row: "verdict", title: ["message committed", "消息已提交"], sentence: ["The account service told the broker: commit. Now consumers may see the message.", "账户服务告诉代理“提交”，消费者可以看到这条消息了。"] },
   "account.message_rolled_back": { row: "verdict", title: ["message rolled back", "消息已回滚"], sentence: ["The account service told the broker: roll back. The half message is dropped.", "账户服务告诉代理“回滚”，半消息被丢弃。"] },
   "account.verdict_unknown": { row: "verdict", title: ["broker was not told", "没有告知代理"], sentence: ["The broker does not know how it ended. It will ask: that is the check-back.", "代理不知道结果，它会来问：这就是事务回查。"] },
-  "account.killed": { row: "verdict", title: ["account service killed", "账户服务被杀死"], sentence: ["kill -9, as a power cut would do it ({fault}). The broker still holds the half message and will ask.", "kill -9，如同断电（{fault}）。代理仍持有半消息，稍后会来回查。"] },
+  "account.killed.kill_before_commit": { row: "commit", title: ["account service killed before COMMIT", "账户服务在 COMMIT 之前被杀死"], sentence: ["kill -9, as a power cut would do it. The database undoes the transfer; the broker still holds the half message and will ask.", "kill -9，如同断电。数据库撤销这笔转账；代理仍持有半消息，稍后会来回查。"] },
+  "account.killed.kill_after_commit": { row: "verdict", title: ["account service killed after COMMIT", "账户服务在 COMMIT 之后被杀死"], sentence: ["kill -9, as a power cut would do it. The money has moved, but the broker was not told; it still holds the half message and will ask.", "kill -9，如同断电。钱已转走，代理却没有被告知；它仍持有半消息，稍后会来回查。"] },
   "account.check_asked": { row: "ask", title: ["check-back asked", "收到事务回查"], sentence: ["The broker asks: what became of this transaction, commit or roll back?", "代理询问：这个事务结果如何，提交还是回滚？"] },
   "account.check_slow": { row: "ask", title: ["check-back is slow", "回查应答变慢"], sentence: ["The button makes the account service wait {seconds} s before it answers. The message waits, nothing is lost.", "按钮让账户服务等 {seconds} 秒才回答。消息在等待，什么也不会丢。"] },
-  "account.check_answered": { row: "answer", title: ["check-back answered: {verdict}", "已回答回查：{verdict}"], sentence: ["The account service looked for the log row in its database and answered. Unknown means: ask again.", "账户服务在数据库里查日志行后作答。unknown 表示：请稍后再问。"] },
-  "points.delivered": { row: "deliver", title: ["delivered (redelivery {redeliveries})", "已投递（第 {redeliveries} 次重投）"], sentence: ["The broker handed the message to the points service.", "代理把消息交给了积分服务。"] },
+  "account.check_answered.commit": { row: "answer", title: ["check-back answered: commit", "已回答回查：提交"], sentence: ["The log row is in the account service's database, so the money has moved: the broker may deliver the message.", "账户服务的数据库里有日志行，说明钱已转走：代理可以投递这条消息。"] },
+  "account.check_answered.rollback": { row: "answer", title: ["check-back answered: roll back", "已回答回查：回滚"], sentence: ["There is no log row, so the money did not move. The account service wrote a “rolled back” row in its place (the fence: a late COMMIT is now impossible); the broker drops the message.", "没有日志行，说明钱没有动。账户服务在原位写下“已回滚”行（栅栏：迟到的 COMMIT 不再可能）；代理丢弃消息。"] },
+  "account.check_answered.unknown": { row: "answer", title: ["check-back answered: unknown", "已回答回查：未知"], sentence: ["The account service can't tell yet, for its transaction still runs or its database is away. The broker asks again later.", "账户服务还说不准：事务仍在执行，或数据库不在。代理稍后再问。"] },
+  "points.delivered": { row: "deliver", title: ["delivered", "已投递"], sentence: ["The broker handed the message to the points service.", "代理把消息交给了积分服务。"] },
+  "points.delivered.again": { row: "deliver", title: ["delivered again (redelivery {redeliveries})", "再次投递（第 {redeliveries} 次重投）"], sentence: ["The broker got no ack for this message, so it hands it over once more.", "代理没有收到这条消息的 ack，所以再交一次。"] },
   "points.inbox_row": { row: "handler", title: ["inbox row", "收件箱行"], sentence: ["A transaction has begun; its first write is a row with this message's id. A second delivery would collide with it.", "事务已开始，第一笔写入就是带本消息 id 的行；重复投递会撞上它。"] },
   "points.handler": { row: "handler", title: ["handler", "处理函数"], sentence: ["The handler writes the points in the same transaction.", "处理函数在同一事务里写入积分。"] },
   "points.committed": { row: "points", title: ["COMMIT", "COMMIT（提交）"], sentence: ["Points and inbox row are committed together.", "积分与收件箱行一起提交。"] },
@@ -98,6 +110,7 @@ export const steps = {
 
 // Symbol, name, sentence: colour is never the only signal.
 export const states = {
+  warm_up: ["∘", ["no transfer", "不是转账"], ["When it starts, the account service makes itself known to the broker with a half message that is rolled back at once. After a kill the broker may ask about it, too.", "账户服务启动时用一条立即回滚的半消息让代理认识自己。被杀死之后，代理也可能来问它。"]],
   running: ["…", ["running", "进行中"], ["The transfer has begun and is not decided.", "转账已开始，尚无结果。"]],
   refused: ["✗", ["refused", "被拒绝"], ["The transfer was refused. Nothing moved, nothing was sent.", "转账被拒绝。钱没有动，也没有发消息。"]],
   repeated: ["=", ["repeated", "重复请求"], ["Committed before under the same transfer_id; nothing moved again.", "同一 transfer_id 之前已提交，没有再次转账。"]],
@@ -106,6 +119,7 @@ export const states = {
   orphan: ["?", ["broker will ask", "等待回查"], ["The broker does not know how it ended and will ask (check-back).", "代理不知道结果，将会来问（事务回查）。"]],
   checking: ["?", ["check-back", "回查中"], ["The broker has asked what became of the transaction.", "代理正在询问事务的结果。"]],
   sent: ["→", ["on the way", "投递途中"], ["The message is committed and will be delivered, at least once.", "消息已提交，至少会投递一次。"]],
+  undone: ["↩", ["undone", "已撤销"], ["The account service died before the broker got anything. The database undid the transfer: nothing moved, nothing was sent.", "账户服务在代理收到任何东西之前就死了。数据库撤销了这笔转账：钱没有动，也没有发消息。"]],
   rolled_back: ["↩", ["rolled back", "已回滚"], ["Nothing moved, and the message was dropped.", "钱没有动，消息已丢弃。"]],
   delivered: ["→", ["being handled", "处理中"], ["The points service has the message.", "积分服务已收到消息。"]],
   retrying: ["↻", ["will be delivered again", "将再次投递"], ["This delivery did not end the matter; the broker delivers again.", "这次投递没有了结，代理会再投。"]],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,9 @@ pytestmark = [
 ]
 
 MILLISECONDS = 1000 * DELIVERY_SECONDS
+Picture = Callable[..., None]
+# States of a transfer about which nothing more will happen.
+ENDS = ("done", "refused", "repeated", "rolled_back", "undone", "warm_up")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +68,18 @@ def page(chromium: Any, kept: Demo) -> Iterator[Any]:
     assert problems == []
 
 
+@pytest.fixture
+def picture(request: pytest.FixtureRequest) -> Picture:
+    """Return a function that keeps a picture of a state, when --screenshots says where."""
+    folder: Path | None = request.config.getoption("--screenshots")
+
+    def keep(page: Any, name: str, **options: Any) -> None:
+        if folder is not None:
+            page.screenshot(path=folder / f"{name}.png", animations="disabled", **options)
+
+    return keep
+
+
 def card(page: Any, prefix: str) -> Any:
     """Return the newest card of the timeline whose transfer id begins so."""
     return page.locator(".card", has=page.locator("summary strong", has_text=re.compile(f"^{prefix}"))).first
@@ -76,7 +92,7 @@ def books_hold(page: Any) -> None:
     expect(page.locator("#checks")).to_contain_text("✓ holds")
 
 
-def test_a_transfer_is_seen_from_form_to_points(page: Any) -> None:
+def test_a_transfer_is_seen_from_form_to_points(page: Any, picture: Picture) -> None:
     """Every step on its card, the picture on the last one, the invariant held."""
     page.fill("input[name=amount]", "12.34")
     page.click("form button")
@@ -97,6 +113,9 @@ def test_a_transfer_is_seen_from_form_to_points(page: Any) -> None:
     expect(page.locator("#picture .row.now")).to_have_attribute("data-row", "ack")
     expect(page.locator("#picture .row.seen")).not_to_have_count(0)
     books_hold(page)
+    picture(page, "transfer")
+    page.emulate_media(color_scheme="dark")
+    picture(page, "transfer-dark", full_page=True)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +128,9 @@ def test_a_transfer_is_seen_from_form_to_points(page: Any) -> None:
         ("99999999999", "at most"),
     ],
 )
-def test_bad_input_is_named_and_changes_nothing(kept: Demo, page: Any, amount: str, words: str) -> None:
+def test_bad_input_is_named_and_changes_nothing(
+    kept: Demo, page: Any, picture: Picture, amount: str, words: str
+) -> None:
     """By the form itself: nothing is sent."""
     before = kept.ledger.read().transfers
     page.fill("input[name=amount]", amount)
@@ -117,14 +138,17 @@ def test_bad_input_is_named_and_changes_nothing(kept: Demo, page: Any, amount: s
     expect(page.locator("#form-answer")).to_contain_text(words)
     expect(page.locator("#form-answer")).to_contain_text("Nothing was sent")
     assert kept.ledger.read().transfers == before
+    picture(page, f"bad-input-{amount or 'nothing'}")
 
 
-def test_too_little_money_is_told_by_the_service(page: Any) -> None:
+def test_too_little_money_is_told_by_the_service(page: Any, picture: Picture) -> None:
     """An error of the API is a sentence on the page."""
     page.select_option("select[name=from]", "carol")
     page.fill("input[name=amount]", "5000000")
     page.click("form button")
     expect(page.locator("#form-answer")).to_contain_text("too little money. Nothing was changed")
+    expect(card(page, "transfer-")).to_have_attribute("data-state", "refused")
+    picture(page, "refused")
 
 
 @pytest.mark.parametrize(
@@ -138,30 +162,36 @@ def test_too_little_money_is_told_by_the_service(page: Any) -> None:
         ("stop", "done", "acked"),
     ],
 )
-def test_a_button_breaks_what_it_says(page: Any, fault: str, state: str, step: str) -> None:
+def test_a_button_breaks_what_it_says(page: Any, picture: Picture, fault: str, state: str, step: str) -> None:
     """Pressed twice quickly: one transfer, its end as promised, the invariant held."""
     prefix = fault.replace("_", "-")
     old = page.locator("summary strong", has_text=re.compile(f"^{prefix}")).count()
     page.dblclick(f"[data-fault={fault}]")
     expect(page.locator("summary strong", has_text=re.compile(f"^{prefix}"))).to_have_count(old + 1)
     broken = card(page, prefix)
+    if fault == "stop":
+        expect(page.locator("[data-away=points_service]")).to_have_text("✗ away")
+    picture(page, f"{prefix}-begun")
     expect(broken.locator(f"[data-step={step}]")).not_to_have_count(0)
+    picture(page, f"{prefix}-struck")
     expect(broken).to_have_attribute("data-state", state)
     books_hold(page)
+    picture(page, f"{prefix}-over")
 
 
-def test_a_poisoned_message_is_mended_by_its_button(page: Any) -> None:
+def test_a_poisoned_message_is_mended_by_its_button(page: Any, picture: Picture) -> None:
     """Parked, then mended and replayed; the invariant waits meanwhile and says so."""
     page.click("[data-fault=poison]")
     parked = card(page, "poison-")
     expect(parked).to_have_attribute("data-state", "parked")
     expect(page.locator("#checks")).to_contain_text("still on the way or parked")
+    picture(page, "poison-parked")
     parked.get_by_role("button", name="Mend").dblclick()
     expect(parked).to_have_attribute("data-state", "done")
     books_hold(page)
 
 
-def test_the_language_is_switched_and_remembered(page: Any) -> None:
+def test_the_language_is_switched_and_remembered(page: Any, picture: Picture) -> None:
     """The whole page, its language attribute too; a browser of that language needs no switch."""
     page.get_by_role("button", name="中文").click()
     expect(page.locator("h1")).to_have_text("一笔转账和它的积分")
@@ -169,17 +199,19 @@ def test_the_language_is_switched_and_remembered(page: Any) -> None:
     expect(page.locator("h1")).to_have_text("一笔转账和它的积分")
     assert page.locator("html").get_attribute("lang") == "zh-CN"
     expect(page.locator("#words")).to_contain_text("半消息")
+    picture(page, "chinese", full_page=True)
     page.get_by_role("button", name="English").click()
     expect(page.locator("h1")).to_have_text("A transfer and its points")
 
 
-def test_a_reload_in_the_middle_loses_nothing(page: Any) -> None:
+def test_a_reload_in_the_middle_loses_nothing(page: Any, picture: Picture) -> None:
     """The page comes back while the broker still waits for an answer, with all steps so far."""
     page.click("[data-fault=slow_check_back]")
     broken = card(page, "slow-check-back-")
     expect(broken.locator("[data-step=committed]")).not_to_have_count(0)
     page.reload()
     expect(broken.locator("[data-step=half_stored]")).to_have_count(1)
+    picture(page, "reloaded")
     expect(broken).to_have_attribute("data-state", "done")
     books_hold(page)
 
@@ -197,7 +229,36 @@ def test_two_tabs_see_the_same(kept: Demo, page: Any) -> None:
         expect(card(other, transfer_id)).to_have_attribute("data-state", "done")
 
 
-def test_it_fits_a_phone_and_the_keyboard(page: Any) -> None:
+def test_two_tabs_break_at_the_same_time(kept: Demo, page: Any) -> None:
+    """Each kill may hit the transfer of the other tab too; every one of them comes to an end."""
+    other = page.context.new_page()
+    other.goto(kept.account.url)
+    expect(other.locator("#accounts tr")).not_to_have_count(0)
+    page.click("[data-fault=kill_after_commit]")
+    other.click("[data-fault=kill_before_commit]")
+    ends = "".join(f":not([data-state={state}])" for state in ENDS)
+    for tab in (page, other):
+        expect(tab.locator("#button-answer")).to_contain_text("No answer")
+        expect(tab.locator(f".card{ends}")).to_have_count(0)
+        books_hold(tab)
+
+
+def test_a_transfer_cut_short_is_undone_once_the_service_is_back(page: Any) -> None:
+    """Killed before the half message, so that no later step tells of it: the start after it does."""
+    states = page.evaluate(
+        """async () => {
+            const parts = await import("/page/parts.js");
+            const begun = { step: "local_running", time: "2999-01-01", transfer_id: "t" };
+            const events = [{ service: "account", detail: {}, ...begun }];
+            const before = parts.stateOf(events);
+            parts.noteStart({ service: "account", time: "2999-01-02" });
+            return [before, parts.stateOf(events)];
+        }"""
+    )
+    assert states == ["running", "undone"]
+
+
+def test_it_fits_a_phone_and_the_keyboard(page: Any, picture: Picture) -> None:
     """No sideways scrolling at 360 pixels; a button is reached and pressed without a mouse."""
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -205,3 +266,5 @@ def test_it_fits_a_phone_and_the_keyboard(page: Any) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(page.locator("#form-answer")).to_contain_text("Committed")
+    expect(card(page, "transfer-")).to_have_attribute("data-state", "done")
+    picture(page, "phone", full_page=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import secrets
 import signal
 import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _running(options) as tutorial:
+            if not options.once:
+                tutorial.show_page()
             tutorial.run()
             if not options.once:
                 _stay_up(tutorial)
@@ -156,6 +160,12 @@ class Tutorial:
         self._ledger = ledger
         # Data survives in the folder, so ids of this run must differ from those of earlier ones.
         self._run = secrets.token_hex(3)
+
+    def show_page(self) -> None:
+        """Say where the page is, and open it where there is a screen: the steps can be watched there."""
+        self._say(f"the page is at {self.account.url}/ and shows the following steps as they happen")
+        if any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+            webbrowser.open(f"{self.account.url}/")
 
     def run(self) -> None:
         """Run all steps."""

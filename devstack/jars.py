@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import deque
 from pathlib import Path
 
 from devstack.errors import StackError
-from devstack.machine import run_to_its_end
 
 _POM = Path(__file__).with_name("pom.xml")
 _MAVEN_SECONDS = 900.0
 _TAIL_LINES = 30
+# "Downloaded from central: https://... (1.2 MB at 3.4 MB/s)"
+_DOWNLOADED = re.compile(r"Downloaded from .*\((\d+(?:\.\d+)?) (B|kB|MB) at ")
+_MEGABYTES = {"B": 1e-6, "kB": 1e-3, "MB": 1.0}
+_TOLD_EVERY_MB = 10
 
 
 def rocketmq_jars(version: str, cache_folder: Path) -> Path:
@@ -43,7 +49,7 @@ def _fetch(version: str, folder: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise StackError("mvn is not on PATH, install it: apt-get install maven")
-    _say(f"fetching RocketMQ {version} with maven (about 100 MB, once) ...")
+    _say(f"fetching RocketMQ {version} with maven (about 120 MB, once) ...")
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         work = Path(temporary)
         # Maven writes a `target` folder beside the pom; the checkout is not the place for it.
@@ -52,28 +58,60 @@ def _fetch(version: str, folder: Path) -> None:
         command = [
             maven,
             "--batch-mode",
-            "--no-transfer-progress",
             f"--file={work / 'pom.xml'}",
             f"-Drocketmq.version={version}",
             f"-DoutputDirectory={jars}",
             "dependency:copy-dependencies",
         ]
-        try:
-            done = run_to_its_end(command, _MAVEN_SECONDS)
-        except subprocess.TimeoutExpired as exc:
+        exit_code, tail = _run(command)
+        if exit_code is None:
             raise StackError(
                 f"maven did not fetch RocketMQ {version} within {_MAVEN_SECONDS:g} s, check the "
                 f"network, then repeat: what it has is kept"
-            ) from exc
-        if done.returncode != 0 or not any(jars.glob(f"rocketmq-proxy-{version}.jar")):
-            tail = "\n".join(done.stdout.splitlines()[-_TAIL_LINES:])
+            )
+        if exit_code != 0 or not any(jars.glob(f"rocketmq-proxy-{version}.jar")):
             raise StackError(
-                f"maven could not fetch RocketMQ {version} (exit code {done.returncode}); check "
+                f"maven could not fetch RocketMQ {version} (exit code {exit_code}); check "
                 f"the network and the mirror in ~/.m2/settings.xml, then repeat\n"
                 f"command: {' '.join(command)}\n{tail}"
             )
         jars.rename(folder)
     _say(f"RocketMQ {version} is in {folder}")
+
+
+def _run(command: list[str]) -> tuple[int | None, str]:
+    """Run Maven and tell how far it is; return its exit code, None if it was too slow, and its last lines."""
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    too_slow = threading.Event()
+    megabytes, told = 0.0, 0.0
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as maven:
+
+        def give_up() -> None:
+            too_slow.set()
+            maven.kill()
+
+        alarm = threading.Timer(_MAVEN_SECONDS, give_up)
+        alarm.start()
+        try:
+            assert maven.stdout is not None
+            for line in maven.stdout:
+                tail.append(line.rstrip())
+                if found := _DOWNLOADED.search(line):
+                    megabytes += float(found[1]) * _MEGABYTES[found[2]]
+                if megabytes - told >= _TOLD_EVERY_MB:
+                    told = megabytes
+                    _say(f"{megabytes:.0f} MB so far ...")
+        finally:
+            alarm.cancel()
+            maven.kill()  # nothing when it has ended; when we were interrupted, it must
+    return None if too_slow.is_set() else maven.returncode, "\n".join(tail)
 
 
 def _say(text: str) -> None:

@@ -541,19 +541,23 @@ def _interrupted(process: subprocess.Popen[str], when: Callable[[str], bool]) ->
 def test_ctrl_c_in_the_tutorial_stops_everything(
     stack: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Exit code 130 and no process left that knows the folder."""
+    """Exit code 130 and no process left that knows the folder; by then a desktop's browser has the page."""
     folder = tmp_path_factory.mktemp("demo")
+    browser = folder / "browser"
+    browser.write_text(f"#!/bin/sh\necho $1 >{folder}/opened\n")
+    browser.chmod(0o755)
     port = free_port_block()
     command = [sys.executable, "-m", "devstack.demo", "--folder", str(folder)]
     command += ["--account-port", str(port), "--points-port", str(port + 1)]
     with subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "DISPLAY": ":99", "BROWSER": f"{browser} %s"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
         output = _interrupted(process, lambda line: "1. A transfer" in line)
     assert process.returncode == 130, output
+    assert (folder / "opened").read_text() == f"http://127.0.0.1:{port}/\n"
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert [line for line in listed.splitlines() if str(folder) in line] == []

@@ -7,8 +7,7 @@ RUN python -m venv /opt/venv && /opt/venv/bin/pip install --no-cache-dir --disab
 COPY pyproject.toml README.md LICENSE ./
 COPY rmq_txn ./rmq_txn
 # The native library is one pinned file, its SHA-256 is checked.
-# cryptography: without TLS, PyMySQL needs it to log in to MySQL 8 (caching_sha2_password).
-RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check . --group demo cryptography \
+RUN /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check . --group demo \
     && /opt/venv/bin/rmq-txn native install
 
 FROM python:3.12-slim-bookworm

@@ -20,7 +20,7 @@ let users = [];
 let followed = null; // the transaction in the picture
 let queue = []; // its steps that are still to be shown
 let current = null; // the step shown now
-let seen = new Set();
+let passed = new Map(); // row of the picture → whether its last step went well
 const busy = new Set();
 
 // Requests: an answer is {status, body}; status 0 means that there was none.
@@ -96,13 +96,13 @@ function follow(txnId) {
   followed = txnId;
   queue = [];
   current = null;
-  seen = new Set();
+  passed = new Map();
 }
 
 function showNext() {
   const event = queue.shift();
   if (event !== undefined) {
-    if (current !== null && parts.rowOf(current)) seen.add(parts.rowOf(current));
+    if (current !== null && parts.rowOf(current)) passed.set(parts.rowOf(current), parts.wentWell(current));
     current = event;
     drawNow();
   }
@@ -112,7 +112,7 @@ function showNext() {
 }
 
 function drawNow() {
-  parts.lightUp(seen, current && parts.rowOf(current));
+  parts.lightUp(passed, current && parts.rowOf(current));
   const transferId = (transactions.get(followed) ?? []).find((event) => event.transfer_id)?.transfer_id;
   $("followed").textContent = followed ? word("followed", transferId ?? followed) : word("nothing");
   $("now").textContent = current ? `${parts.titleOf(current)}: ${parts.sentenceOf(current)}` : "";

@@ -31,6 +31,8 @@ const fill = (text, detail) => text.replace(/\{(\w+)\}/g, (_, name) => detail[na
 export const titleOf = (event) => fill(say(stepOf(event).title), event.detail);
 export const sentenceOf = (event) => fill(say(stepOf(event).sentence), event.detail);
 export const rowOf = (event) => stepOf(event)?.row ?? null;
+const BROKEN = ["local_rolled_back", "half_refused", "not_committed", "killed", "verdict_unknown", "failed", "parked", "ack_withheld", "given_back"];
+export const wentWell = (event) => !BROKEN.includes(event.step);
 export const isKnown = (event) => stepOf(event) !== undefined;
 
 // A transfer that had sent nothing when its process died is told of by nobody: the next start tells.
@@ -166,12 +168,14 @@ export function markAway(name, isAway) {
   document.querySelector(`[data-away=${name}]`).textContent = isAway ? `✗ ${word("is_away")}` : "";
 }
 
-// `seen`: rows that a transaction has passed; `now`: the row of its current step.
-export function lightUp(seen, now) {
+// `passed`: rows that a transaction has passed, and whether that went well; `now`: the row of its current step.
+export function lightUp(passed, now) {
   for (const group of document.querySelectorAll("#picture .row")) {
     const isNow = group.dataset.row === now;
     group.classList.toggle("now", isNow);
-    group.classList.toggle("seen", seen.has(group.dataset.row));
-    group.querySelector(".mark").textContent = isNow ? "◀" : seen.has(group.dataset.row) ? "✓" : "";
+    const well = passed.get(group.dataset.row);
+    group.classList.toggle("seen", well === true);
+    group.classList.toggle("broke", well === false && !isNow);
+    group.querySelector(".mark").textContent = isNow ? "◀" : { true: "✓", false: "✗" }[well] ?? "";
   }
 }

@@ -21,6 +21,12 @@ pytestmark = [pytest.mark.servers, pytest.mark.browser]
 
 MILLISECONDS = 1000 * DELIVERY_SECONDS
 Picture = Callable[..., None]
+# The rows of the picture that a fault leaves broken for good; later steps mend the others.
+BROKEN_ROWS = {
+    "kill_before_commit": ("commit",),
+    "kill_after_commit": ("verdict",),
+    "slow_check_back": ("verdict",),
+}
 # States of a transfer about which nothing more will happen.
 ENDS = ("done", "refused", "repeated", "rolled_back", "undone", "warm_up")
 
@@ -53,7 +59,7 @@ def kept(demo: Demo) -> Iterator[Demo]:
 @pytest.fixture
 def page(chromium: Any, kept: Demo) -> Iterator[Any]:
     """Return an English tab; at its end no script may have failed and no policy been broken."""
-    context = chromium.new_context(locale="en-US")
+    context = chromium.new_context(locale="en-US", viewport={"width": 1200, "height": 1000})
     context.set_default_timeout(MILLISECONDS)
     expect.set_options(timeout=MILLISECONDS)
     problems: list[str] = []
@@ -179,6 +185,12 @@ def test_a_button_breaks_what_it_says(page: Any, picture: Picture, fault: str, s
     picture(page, f"{prefix}-struck")
     expect(broken).to_have_attribute("data-state", state)
     books_hold(page)
+    last = "answer" if state == "rolled_back" else "ack"
+    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", last)
+    rows = BROKEN_ROWS.get(fault, ())
+    for row in rows:
+        expect(page.locator(f"#picture .row.broke[data-row={row}] .mark")).to_have_text("✗")
+    expect(page.locator("#picture .row.broke")).to_have_count(len(rows))
     picture(page, f"{prefix}-over")
 
 
@@ -270,4 +282,9 @@ def test_it_fits_a_phone_and_the_keyboard(page: Any, picture: Picture) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#form-answer")).to_contain_text("Committed")
     expect(card(page, "transfer-")).to_have_attribute("data-state", "done")
-    picture(page, "phone", full_page=True)
+    page.get_by_role("button", name="中文").click()
+    page.emulate_media(color_scheme="dark")
+    page.locator("#protocol h2").scroll_into_view_if_needed()
+    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", "ack")
+    picture(page, "phone")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360

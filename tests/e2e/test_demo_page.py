@@ -131,9 +131,11 @@ def test_a_transfer_is_seen_from_form_to_points(page: Any, picture: Picture) -> 
     ("amount", "words"),
     [
         ("0", "above 0"),
+        ("-5", "above 0"),
         ("1.234", "two decimals"),
         ("", "above 0"),
         ("1e3", "above 0"),
+        ("ten", "above 0"),
         ("99999999999", "at most"),
     ],
 )
@@ -148,6 +150,16 @@ def test_bad_input_is_named_and_changes_nothing(
     expect(page.locator("#form-answer")).to_contain_text("Nothing was sent")
     assert kept.ledger.read().transfers == before
     picture(page, f"bad-input-{amount or 'nothing'}")
+
+
+def test_the_same_user_twice_is_named_and_changes_nothing(kept: Demo, page: Any) -> None:
+    """By the form itself, and the field is marked."""
+    before = kept.ledger.read().transfers
+    page.select_option("select[name=to]", "alice")
+    page.click("form button")
+    expect(page.locator("#form-answer")).to_contain_text("the same user. Nothing was sent")
+    expect(page.locator("select[name=to]")).to_have_attribute("aria-invalid", "true")
+    assert kept.ledger.read().transfers == before
 
 
 def test_too_little_money_is_told_by_the_service(page: Any, picture: Picture) -> None:

@@ -49,8 +49,14 @@ def test_every_line_of_a_transaction_carries_its_txn_id_and_no_secret(
     password = database_url.split(":")[2].split("@")[0]
     assert len(password) > 4
     outside = ("started", "closed", "new group")
+    # These speak of the process: a pause of a busy machine, an election, a slow registration.
+    of_the_process = ("rmq_txn.outbox", "rmq_txn.relay", "rmq_txn.registration")
     lines = [r for r in caplog.records if r.name.startswith("rmq_txn")]
-    of_transactions = [r for r in lines if not any(word in r.getMessage() for word in outside)]
+    of_transactions = [
+        r
+        for r in lines
+        if r.name not in of_the_process and not any(word in r.getMessage() for word in outside)
+    ]
     assert len(of_transactions) >= 8
     for record in of_transactions:
         assert len(record.rmq_txn_fields["txn_id"]) == 32, record.getMessage()  # type: ignore[attr-defined]

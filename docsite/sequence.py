@@ -22,6 +22,7 @@ _NOTE = re.compile(r"Note over (\w+)(?:\s*,\s*(\w+))?\s*:\s*(.+)")
 _BLOCK = re.compile(r"(alt|opt|loop|else|end)\b\s*(.*)")
 
 _FONT, _LINE, _MARGIN, _HEAD, _PADDING = 13, 17, 14, 34, 12
+_SMALLEST = 600  # on a phone a wider diagram shrinks to this, then it scrolls
 _LONGEST = 195  # a text on an arrow wider than this is broken into lines
 
 
@@ -83,7 +84,7 @@ def wrapped(text: str) -> list[str]:
     lines = [""]
     for word in words:
         full = width(lines[-1] + word.rstrip()) > width(text) / count + 3 * _FONT
-        if full and lines[-1] and word.strip() not in "，。；：、）":
+        if full and lines[-1] and word.strip() not in "，。；：、）" and not lines[-1].endswith("（"):
             lines.append("")
         lines[-1] += word
     return [line.strip() for line in lines]
@@ -131,7 +132,7 @@ def svg(source: str) -> str:
             y += 46
             left, right = sorted((at[step.start], at[step.end]))
             room = max(right - left + 60, width(step.text) + 2 * _PADDING)
-            middle = min(max((left + right) / 2, room / 2 + 2), whole - room / 2 - 2)
+            middle = min(max((left + right) / 2, room / 2 + 12), whole - room / 2 - 12)
             drawn.append(_box("note", middle - room / 2, y - 30, room, 28))
             drawn.append(_text("middle", middle, y - 11, step.text))
         elif step.kind == "end":
@@ -154,8 +155,11 @@ def svg(source: str) -> str:
         heads.append(_box("head", x - room / 2, _MARGIN, room, _HEAD))
         heads.append(_text("middle", x, _MARGIN + _HEAD / 2 + 5, labels[name]))
     described = escape("sequence diagram: " + ", ".join(labels.values()))
-    size = f'viewBox="0 0 {whole:g} {y + 22 + _MARGIN:g}" style="width:{whole:g}px"'
-    return f'<svg role="img" aria-label="{described}" {size}>{"".join([*lives, *drawn, *heads])}</svg>'
+    size = f'viewBox="0 0 {whole:g} {y + 22 + _MARGIN:g}"'
+    style = f'style="width:{whole:g}px;min-width:{min(whole, _SMALLEST):g}px"'
+    return (
+        f'<svg role="img" aria-label="{described}" {size} {style}>{"".join([*lives, *drawn, *heads])}</svg>'
+    )
 
 
 def _box(kind: str, x: float, y: float, wide: float, high: float) -> str:

@@ -54,7 +54,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that have no file of their own in `docs/`."""
-    pages = {f"docs/{file.src_uri}": file.src_uri for file in files.documentation_pages()}
+    pages = {f"docs/{file.src_uri}": file.src_uri for file in files}
     for source, page in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(CHECKOUT / source).read_text("utf-8")))
     files.append(File.generated(config, DECISIONS, content=_list_of_decisions()))

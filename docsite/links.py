@@ -23,7 +23,7 @@ QUOTED = ("README.md", "README.zh-CN.md")
 _FENCE = re.compile(r"^```.*?^```$\n?", re.MULTILINE | re.DOTALL)
 _CODE_OR_LINK = re.compile(
     r"(?P<code>(?P<ticks>`+).+?(?P=ticks))"
-    r"|(?<!!)\[(?P<label>(?:`[^`\n]*`|[^\[\]`])+)\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]*))?\)",
+    r"|(?P<image>!?)\[(?P<label>(?:!\[[^\]]*\]\([^)]*\)|`[^`\n]*`|[^\[\]`])+)\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]*))?\)",
     re.DOTALL,
 )
 _LINK_ALONE = re.compile(r"^\[[^\]\n]+\]\((?P<target>[^)#\s]+)(?:#(?P<anchor>[^)\s]*))?\)$", re.MULTILINE)
@@ -74,7 +74,7 @@ class SiteMap:
     Which file of the checkout is which page, and which page quotes which section.
 
     Args:
-        pages: path in the checkout to page, such as `docs/costs.md` to `costs.md`.
+        pages: path in the checkout to page or picture, such as `docs/costs.md` to `costs.md`.
         repository_url: where files that are no pages can be seen; None makes them plain paths.
     """
 
@@ -134,16 +134,16 @@ class SiteMap:
             if found["code"] or re.match(r"[a-z]+:", found["target"]):
                 return found[0]
             path, anchor = resolve(source, found["target"]), found["anchor"] or ""
+            label = _CODE_OR_LINK.sub(rewrite, found["label"]) if "![" in found["label"] else found["label"]
             place = self.quotes.get((path, anchor)) or self.pages.get(path)
             if place is not None:
                 link = posixpath.relpath(place, posixpath.dirname(page) or ".")
-                return f"[{found['label']}]({link}{f'#{anchor}' if anchor else ''})"
-            if not (CHECKOUT / path).exists():
+                return f"{found['image']}[{label}]({link}{f'#{anchor}' if anchor else ''})"
+            if found["image"] or not (CHECKOUT / path).exists():
                 return found[0]  # mkdocs says so
             if self.repository_url is not None:
-                return f"[{found['label']}]({self.repository_url.rstrip('/')}/blob/HEAD/{path})"
-            label = found["label"].strip("`")
-            return f"`{path}`" if path.endswith(label) else f"{found['label']} (`{path}`)"
+                return f"[{label}]({self.repository_url.rstrip('/')}/blob/HEAD/{path})"
+            return f"`{path}`" if path.endswith(label.strip("`")) else f"{label} (`{path}`)"
 
         parts, end = [], 0
         for fence in _FENCE.finditer(text):

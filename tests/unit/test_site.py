@@ -189,6 +189,7 @@ def test_the_search_knows_the_words_of_the_glossary(site: Path) -> None:
 PAGES = {
     "docs/costs.md": "costs.md",
     "docs/decisions/0001-a.md": "decisions/0001-a.md",
+    "docs/images/page.png": "images/page.png",
     "README.md": "index.md",
 }
 
@@ -204,6 +205,14 @@ PAGES = {
         ("docs/costs.md", "[a licence](../LICENSE)", "a licence (`LICENSE`)"),
         ("docs/costs.md", "[gone](../no/such/file)", "[gone](../no/such/file)"),
         ("docs/costs.md", "[web](https://example.org/a.md)", "[web](https://example.org/a.md)"),
+        ("README.md", "[![a [b]", "[![a [b]"),
+        ("README.md", "![a](docs/images/page.png)", "![a](images/page.png)"),
+        ("docs/decisions/0001-a.md", "![a](../images/page.png)", "![a](../images/page.png)"),
+        (
+            "README.md",
+            "[![a](docs/images/page.png)](docs/images/page.png)",
+            "[![a](images/page.png)](images/page.png)",
+        ),
         ("docs/costs.md", "`[a](../LICENSE)`", "`[a](../LICENSE)`"),
         ("docs/costs.md", "```md\n[a](../LICENSE)\n```\n", "```md\n[a](../LICENSE)\n```\n"),
     ],

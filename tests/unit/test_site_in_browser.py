@@ -1,4 +1,4 @@
-"""The site in a real browser: Debian's chromium, `pip install --group browser`; skipped without."""
+"""The site in a real browser: Debian's chromium, or another of its family that is installed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ import pytest
 
 from tests.unit.test_site import site  # noqa: F401 - the fixture
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (group browser)")
-CHROMIUM = shutil.which("chromium")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 expect = sync_api.expect
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)"),
-]
+pytestmark = pytest.mark.browser
 
 MILLISECONDS = 30_000
 PAGES = ("", "concepts/", "concepts.zh-CN/", "api/", "cli/", "guarantees/", "decisions/")
@@ -46,9 +43,16 @@ def address(site: Path) -> Iterator[str]:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def chromium(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Start a browser; on CI a missing one is a failure."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        missing = f"none of {', '.join(BROWSERS)} is installed (apt-get install chromium)"
+        if request.config.getoption("--require-servers"):
+            pytest.fail(missing)
+        pytest.skip(missing)
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
 

@@ -211,7 +211,7 @@ class IdempotentConsumer:
 
         Raises:
             InvalidMessageError: it needs `force`, or there is no handler for it.
-            Whatever the handler or the transaction raises.
+            Exception: whatever the handler or the transaction raises.
         """
         refuse_event_loop("replay()")
         self._start_producer()
@@ -272,7 +272,7 @@ class IdempotentConsumer:
 
         Raises:
             LifecycleError: not on the main thread.
-            As `start`.
+            RmqTxnError: as `start`.
         """
         if threading.current_thread() is not threading.main_thread():
             raise LifecycleError("run() handles signals and needs the main thread; use start() and close()")

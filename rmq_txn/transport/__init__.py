@@ -28,7 +28,9 @@ class Check:
 Execute = Callable[[str], Verdict]
 """Runs the local transaction; gets the id under which the broker stored the half message."""
 Checker = Callable[[Check], Verdict]
+"""Answers a check-back; any doubt is UNKNOWN."""
 Deliver = Callable[[Delivery], Answer]
+"""Handles one delivery; ACK only when its effect is committed."""
 
 
 class ProducerTransport(Protocol):

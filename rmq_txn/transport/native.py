@@ -18,7 +18,8 @@ class RocketMQ(ClusterSettings):
 
     Args:
         name_servers: `host:port`, several separated by `;`. IPv4 only.
-        access_key, secret_key: credentials, both or neither. Not shown by `repr`.
+        access_key: credentials, together with `secret_key` or not at all. Not shown by `repr`.
+        secret_key: see `access_key`.
         send_timeout_seconds: of one attempt to store a half message; the client makes up to five.
         cache_messages: deliveries a consumer holds in memory for each queue, not yet handled.
         new_group_from: where a consumer group that never consumed a topic begins: "earliest", with

@@ -1,0 +1,1 @@
+"""What mkdocs needs to make a site of the documents (`./dev docs`); not part of the wheel."""

@@ -158,7 +158,7 @@ def _pause_or_resume(stack: LocalStack, command: str, name: str) -> int:
     server = next(server for server in stack.servers if server.name == name)
     if command == "pause":
         server.pause()
-        print(f"devstack: {name} is paused, until: resume {name}")
+        print(f"devstack: {name} is paused; ./dev stack resume {name} lets it go on")
     else:
         server.resume()
         print(f"devstack: {name} goes on")

@@ -137,14 +137,13 @@ class Reader:
         def found() -> int | None:
             ended = not terminal.busy  # asked first: nothing comes after what is read then
             lines = self.output.match(expected, terminal.said)
-            if lines is None and ended:
-                raise AssertionError("not printed as the document shows it:\n" + shown)
+            assert lines is not None or not ended, "something is missing"
             return lines
 
         try:
-            terminal.take(until(found, "printed as the document shows it:\n" + shown, SECONDS) or 0)
+            terminal.take(until(found, "everything is printed", SECONDS) or 0)
         except AssertionError:
-            print("\n".join(terminal.said))
+            print(f"the document shows:\n{shown}\nprinted was:\n" + "\n".join(terminal.said))
             raise
 
 

@@ -31,9 +31,12 @@ class Output:
 
     def match(self, expected: Sequence[str], said: Sequence[str]) -> int | None:
         """
-        Return how many lines of `said` are the expected ones, from the first on; None if they are not there.
+        Return how many lines of `said` are the expected ones, from the first on; None if more must be said.
 
         A match binds the ids in it.
+
+        Raises:
+            AssertionError: a line is another one than the expected, and nothing may stand before that.
         """
         ids, taken, may_skip = dict(self._ids), 0, False
         for line in expected:
@@ -47,8 +50,7 @@ class Output:
                 taken += 1
                 if found is not None:
                     break
-                if not may_skip:
-                    return None
+                assert may_skip, f"expected is {line!r}, said was {said[taken - 1]!r}"
             ids.update(found)
             may_skip = False
         self._ids = ids

@@ -22,7 +22,7 @@ class Terminal:
     One shell with its environment and folder, one command after the other. For one thread.
 
     Args:
-        noise: lines that programs print now or then; they are left out.
+        noise: how lines begin that programs print now and then; they are left out.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], noise: Sequence[str] = ()) -> None:
@@ -100,5 +100,5 @@ class Terminal:
             text = _KILLED.sub(r"\1", line.rstrip("\n"))
             if text.startswith(_DONE):
                 self._statuses.append(int(text.removeprefix(_DONE)))
-            elif text not in self._noise:
+            elif not text.startswith(self._noise):
                 self._said.append(text)

@@ -89,7 +89,7 @@ def test_a_terminal_remembers_folder_and_environment_and_tells_status_and_both_s
     for command in ("mkdir inside", "cd inside", "export WORD=hello"):
         terminal.start(command)
         assert terminal.wait(SECONDS) == 0
-    terminal.start("pwd; echo $WORD; echo noise; ls nowhere 2>/dev/null || echo error >&2; (exit 3)")
+    terminal.start("pwd; echo $WORD; echo noise x=1; ls nowhere 2>/dev/null || echo error >&2; (exit 3)")
     assert terminal.wait(SECONDS) == 3
     assert terminal.said == [str(tmp_path / "inside"), "hello", "error"]
     terminal.take(2)

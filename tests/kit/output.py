@@ -24,10 +24,20 @@ _VARIABLE = re.compile("|".join(f"({pattern})" for pattern in (_IDS, *_OTHERS)))
 
 
 class Output:
-    """The outputs of one document. It remembers which id here is which id there."""
+    """
+    The outputs of one document. It remembers which id here is which id there.
 
-    def __init__(self) -> None:
+    Args:
+        now_and_then: how lines begin that may be printed anywhere, or not at all.
+    """
+
+    def __init__(self, now_and_then: Sequence[str] = ()) -> None:
+        self._now_and_then = tuple(now_and_then)
         self._ids: dict[str, str] = {}
+
+    def of_note(self, said: Sequence[str]) -> list[str]:
+        """Return the lines that a document must show."""
+        return [line for line in said if not line.startswith(self._now_and_then)]
 
     def match(self, expected: Sequence[str], said: Sequence[str]) -> int | None:
         """
@@ -50,7 +60,8 @@ class Output:
                 taken += 1
                 if found is not None:
                     break
-                assert may_skip, f"expected is {line!r}, said was {said[taken - 1]!r}"
+                may_be_said = may_skip or not self.of_note([said[taken - 1]])
+                assert may_be_said, f"expected is {line!r}, said was {said[taken - 1]!r}"
             ids.update(found)
             may_skip = False
         self._ids = ids

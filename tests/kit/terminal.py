@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.kit.wait import until
@@ -18,15 +18,9 @@ _KILLED = re.compile(r"bash: line \d+: +\d+ (Killed) .*")
 
 
 class Terminal:
-    """
-    One shell with its environment and folder, one command after the other. For one thread.
+    """One shell with its environment and folder, one command after the other. For one thread."""
 
-    Args:
-        noise: how lines begin that programs print now and then; they are left out.
-    """
-
-    def __init__(self, folder: Path, environment: Mapping[str, str], noise: Sequence[str] = ()) -> None:
-        self._noise = tuple(noise)
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._said: list[str] = []
         self._taken = 0
         self._statuses: list[int] = []
@@ -100,5 +94,5 @@ class Terminal:
             text = _KILLED.sub(r"\1", line.rstrip("\n"))
             if text.startswith(_DONE):
                 self._statuses.append(int(text.removeprefix(_DONE)))
-            elif not text.startswith(self._noise):
+            else:
                 self._said.append(text)

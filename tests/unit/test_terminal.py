@@ -20,7 +20,7 @@ HERE, THERE = "a" * 32, "b" * 32
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """Return a terminal in a folder of its own."""
-    opened = Terminal(tmp_path, os.environ, noise=["noise"])
+    opened = Terminal(tmp_path, os.environ)
     yield opened
     opened.close()
 
@@ -75,6 +75,15 @@ def test_an_id_stays_the_same_id_through_a_document() -> None:
     assert output.match(["…", f"was {ONE}"], [f"was {THERE}", f"was {HERE}"]) == 2
 
 
+def test_what_is_printed_now_and_then_is_passed_over_and_still_found_where_it_is_expected() -> None:
+    """Lines that begin so, wherever they are."""
+    output = Output(["now and then"])
+    assert output.match(["a", "b"], ["now and then x", "a", "now and then", "b"]) == 4
+    assert output.match([f"now and then {ONE}"], [f"now and then {HERE}"]) == 1
+    assert output.match([f"now and then {ONE}"], [f"now and then {THERE}"]) is None
+    assert output.of_note(["now and then x", "a"]) == ["a"]
+
+
 def test_a_comparison_that_fails_binds_nothing() -> None:
     """It is asked again and again while a program prints."""
     output = Output()
@@ -89,7 +98,7 @@ def test_a_terminal_remembers_folder_and_environment_and_tells_status_and_both_s
     for command in ("mkdir inside", "cd inside", "export WORD=hello"):
         terminal.start(command)
         assert terminal.wait(SECONDS) == 0
-    terminal.start("pwd; echo $WORD; echo noise x=1; ls nowhere 2>/dev/null || echo error >&2; (exit 3)")
+    terminal.start("pwd; echo $WORD; ls nowhere 2>/dev/null || echo error >&2; (exit 3)")
     assert terminal.wait(SECONDS) == 3
     assert terminal.said == [str(tmp_path / "inside"), "hello", "error"]
     terminal.take(2)

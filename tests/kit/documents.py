@@ -8,6 +8,7 @@ import tokenize
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+_TRANSLATED = re.compile(r"(README|tutorial)(?:\.zh-CN)?\.md(?:#.*)?$")
 PROGRAMS = ("./dev", "rmq-txn", "pip", "python", "mqadmin")
 
 
@@ -65,11 +66,16 @@ def links(text: str) -> list[str]:
 
 
 def shape(text: str) -> dict[str, list[str]]:
-    """Return what a document and its translation have in common beside their blocks."""
+    """
+    Return what a document and its translation have in common beside their blocks.
+
+    A link to a translated document leads to the one in the reader's language.
+    """
     return {
         "headings": re.findall(r"^#+ ", text, re.MULTILINE),
         "rows": [row.count("|") * "|" for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)],
         "items": re.findall(r"^(?:\*|\d+\.) ", text, re.MULTILINE),
-        "commands": sorted(shell_commands(text)),
+        "commands": sorted(quoted_commands(text)),
+        "links": [_TRANSLATED.sub(r"\1.md", link) for link in links(text)],
         "errors": re.findall(r"`(?:rmq_txn\.errors\.)?(\w+Error)`", text),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,13 @@ EXIT_OK = 0
 EXIT_FAILED = 1  # StackError: the machine lacks something or a server did not come up
 EXIT_USAGE = 2  # argparse's own
 EXIT_NOT_RUNNING = 3  # status: at least one server is down (the code of init scripts)
+
+SERVERS = ("namesrv", "broker", "database")
+_ENV_EXAMPLE = """\
+example: eval "$(./dev stack env account points)"
+sets NAME_SERVER, ACCOUNT_URL, POINTS_URL, and ROCKETMQ_CLIENT_LOG_DIR, without which a program that uses the
+native client directly writes its log to /logs of the file system
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +45,21 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask about half messages after 3 s and redeliver after 1 s, as tests do",
     )
+    env = commands.add_parser(
+        "env",
+        parents=[common],
+        help="print addresses as lines for a shell; databases are made if they are missing",
+        epilog=_ENV_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    env.add_argument("databases", nargs="*", metavar="DATABASE", help="such as account: sets ACCOUNT_URL")
+    topic = commands.add_parser("topic", parents=[common], help="make a topic")
+    topic.add_argument("name", metavar="NAME")
+    for name, what in (
+        ("pause", "freeze a server (SIGSTOP): connections stay, nobody answers"),
+        ("resume", "let a paused server go on"),
+    ):
+        commands.add_parser(name, parents=[common], help=what).add_argument("server", choices=SERVERS)
     commands.add_parser("down", parents=[common], help="stop the servers, keep their data")
     commands.add_parser(
         "status", parents=[common], help=f"print addresses; exit {EXIT_NOT_RUNNING} if one is down"
@@ -61,6 +84,12 @@ def main(arguments: Sequence[str]) -> int:
             return _down(stack)
         if options.command == "logs":
             return _logs(stack, options.lines)
+        if options.command == "env":
+            return _env(stack, options.databases)
+        if options.command == "topic":
+            return _topic(stack, options.name)
+        if options.command in ("pause", "resume"):
+            return _pause_or_resume(stack, options.command, options.server)
         return _status(stack)
     except StackError as exc:
         print(f"devstack: {exc}", file=sys.stderr)
@@ -101,6 +130,45 @@ def _status(stack: LocalStack) -> int:
         print(f"{server.name:<9} {state}")
     print(f"folder    {stack.settings.folder}")
     return EXIT_OK if all(server.alive for server in stack.servers) else EXIT_NOT_RUNNING
+
+
+def _env(stack: LocalStack, databases: Sequence[str]) -> int:
+    _require_running(stack)
+    values = {
+        "NAME_SERVER": stack.name_server,
+        "ROCKETMQ_CLIENT_LOG_DIR": str(stack.settings.folder / "logs" / "clients"),
+    }
+    try:
+        values |= {f"{name.upper()}_URL": stack.database_url(name) for name in databases}
+    except ValueError as exc:
+        raise StackError(str(exc)) from exc
+    for name, value in values.items():
+        print(f"export {name}={shlex.quote(value)}")
+    return EXIT_OK
+
+
+def _topic(stack: LocalStack, name: str) -> int:
+    _require_running(stack)
+    stack.create_topic(name)
+    print(f"devstack: topic {name} is there")
+    return EXIT_OK
+
+
+def _pause_or_resume(stack: LocalStack, command: str, name: str) -> int:
+    server = next(server for server in stack.servers if server.name == name)
+    if command == "pause":
+        server.pause()
+        print(f"devstack: {name} is paused; ./dev stack resume {name} lets it go on")
+    else:
+        server.resume()
+        print(f"devstack: {name} goes on")
+    return EXIT_OK
+
+
+def _require_running(stack: LocalStack) -> None:
+    for server in stack.servers:
+        if not server.alive:
+            raise StackError(f"{server.name} is not running, start it: ./dev stack up")
 
 
 def _logs(stack: LocalStack, lines: int) -> int:

@@ -264,6 +264,67 @@ def test_a_pid_file_that_is_not_ours_is_an_error(tmp_path: Path) -> None:
         LocalStack(StackSettings.for_tests(tmp_path)).database.start()
 
 
+def devstack(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of `python -m devstack` on the stack of a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "devstack", *command.split(), "--folder", str(folder)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_env_prints_the_addresses_as_a_shell_takes_them(running: LocalStack) -> None:
+    """That is `eval "$(./dev stack env account points)"`; the databases are made on the way."""
+    done = devstack("env account points", running.settings.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    script = f"{done.stdout}echo $NAME_SERVER $ACCOUNT_URL $POINTS_URL; echo $ROCKETMQ_CLIENT_LOG_DIR"
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    addresses, log_folder = said.splitlines()
+    name_server, account, points = addresses.split()
+    assert name_server == running.name_server
+    assert account == running.database_url("account")
+    assert run_sql(points, "SELECT DATABASE()") == "points"
+    assert Path(log_folder).is_relative_to(running.settings.folder)
+
+
+@pytest.mark.parametrize("command", ["env account", "topic made-by-hand", "pause broker", "resume broker"])
+def test_commands_for_running_servers_say_so_when_they_are_down(command: str, tmp_path: Path) -> None:
+    """Nothing on stdout: a shell would run it."""
+    done = devstack(command, tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not running, start it" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_env_refuses_what_is_no_name_of_a_database(running: LocalStack) -> None:
+    """In one line, and nothing for the shell."""
+    done = devstack("env account Points", running.settings.folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("devstack: database name is 'Points', allowed are")
+
+
+def test_a_topic_made_by_hand_has_a_route(running: LocalStack) -> None:
+    """A consumer may start as soon as the command has ended."""
+    assert not has_route(running, "made-by-hand")
+    done = devstack("topic made-by-hand", running.settings.folder)
+    assert (done.returncode, done.stdout) == (0, "devstack: topic made-by-hand is there\n")
+    assert has_route(running, "made-by-hand")
+
+
+def test_a_server_paused_by_hand_does_not_answer_until_it_is_resumed(running: LocalStack) -> None:
+    """From another process than the one that started it."""
+    client = RemotingClient(running.name_server, timeout_seconds=0.5)
+    try:
+        assert devstack("pause namesrv", running.settings.folder).returncode == 0
+        with pytest.raises(BrokerUnavailableError, match=r"within 0\.5 s"):
+            client.cluster_info()
+    finally:
+        assert devstack("resume namesrv", running.settings.folder).returncode == 0
+    running.namesrv.wait_ready(timeout_seconds=10)
+
+
 def test_status_of_a_stack_that_is_down_says_so(tmp_path: Path) -> None:
     """Scripts decide on the exit code: 3 is "not running"."""
     done = subprocess.run(

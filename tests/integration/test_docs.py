@@ -9,7 +9,6 @@ nothing else of a block is changed.
 from __future__ import annotations
 
 import ast
-import io
 import os
 import re
 import shlex
@@ -17,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tokenize
 from pathlib import Path
 
 import pymysql
@@ -28,10 +26,19 @@ from devstack import LocalStack
 from devstack.rocketmq import CLUSTER_NAME
 from rmq_txn.errors import TransactionError
 from rmq_txn.pool import parse_url
+from tests.kit.documents import (
+    CHECKOUT,
+    blocks,
+    file_name,
+    links,
+    shape,
+    shell_commands,
+    text_of,
+    without_comments,
+)
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 READMES = ("README.md", "README.zh-CN.md")
 DOCUMENTS = sorted(
     path.relative_to(CHECKOUT).as_posix()
@@ -39,7 +46,6 @@ DOCUMENTS = sorted(
     for path in CHECKOUT.glob(pattern)
 )
 PROMISE = "effects inside your database happen once; delivery is at least once; order is not promised"
-PROGRAMS = ("./dev", "rmq-txn", "pip", "python", "mqadmin")
 
 HERE = "tests/integration/test_docs.py::test_the_readme_does_what_it_says"
 CONSUME = "tests/integration/test_consume.py::test_processes_share_the_work_are_replaced_and_drain"
@@ -71,40 +77,6 @@ COMMANDS = {
     "rmq-txn parked replay points_service:consumer --all": PARKED,
     "rmq-txn dlq replay points_service:consumer": BURIED,
 }
-
-
-def text_of(name: str) -> str:
-    """Return a document of the checkout."""
-    return (CHECKOUT / name).read_text(encoding="utf-8")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """Return the fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def without_comments(language: str, block: str) -> str:
-    """Return what a machine reads of a block: comments may be in the reader's language."""
-    if language != "python":
-        return block
-    tokens = tokenize.generate_tokens(io.StringIO(block).readline)
-    kept = [token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
-    return " ".join(token.string for token in kept)
-
-
-def file_name(block: str) -> str:
-    """Return the file that a Python block belongs to; its first line says so."""
-    found = re.match(r"# ([\w.]+\.py)\n", block)
-    assert found, f"the first line of a Python block names its file: {block[:60]!r}"
-    return found[1]
-
-
-def shell_commands(text: str) -> set[str]:
-    """Return the commands of shell blocks, and those that the prose quotes."""
-    found = {line for block in blocks(text, "sh") for line in block.splitlines()}
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    quoted = re.findall(r"`([^`\n]+)`", prose)
-    return found | {words for words in quoted if words.split()[0] in PROGRAMS and " " in words}
 
 
 class Reader:
@@ -220,19 +192,7 @@ def test_both_readmes_have_the_same_blocks(language: str) -> None:
 
 def test_both_readmes_have_the_same_shape() -> None:
     """Headings, table rows, list items, links and quoted commands agree in number and order."""
-
-    def shape(name: str) -> dict[str, list[str]]:
-        text = text_of(name)
-        return {
-            "headings": re.findall(r"^#+ ", text, re.MULTILINE),
-            "rows": [row.count("|") * "|" for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)],
-            "items": re.findall(r"^\* ", text, re.MULTILINE),
-            "links": [link for link in links(text) if link not in READMES],
-            "commands": sorted(shell_commands(text)),
-            "errors": re.findall(r"`(?:rmq_txn\.errors\.)?(\w+Error)`", text),
-        }
-
-    english, chinese = map(shape, READMES)
+    english, chinese = (shape(text_of(name)) for name in READMES)
     assert english == chinese
 
 
@@ -258,13 +218,6 @@ def test_the_readme_has_the_promise_and_every_outcome(readme: str) -> None:
     outcomes = {leaf.__name__ for leaf in TransactionError.__subclasses__()}
     assert outcomes | {"DatabaseUnavailableError"} <= named
     assert "`Receipt`" in text
-
-
-def links(text: str) -> list[str]:
-    """Return the targets of the links that lead to files."""
-    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
-    return [target for target in targets if not re.match(r"https?:|#", target)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

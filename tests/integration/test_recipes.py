@@ -19,7 +19,8 @@ import pytest
 from devstack import LocalStack
 from rmq_txn import Database, IdempotentConsumer, RocketMQ, schema
 from tests.conftest import CHECKOUT
-from tests.integration.test_docs import Reader, blocks, text_of
+from tests.integration.test_docs import Reader
+from tests.kit.documents import blocks, text_of
 from tests.kit.proxy import TcpProxy
 from tests.kit.rows import rows
 from tests.kit.wait import until

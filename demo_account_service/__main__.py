@@ -16,7 +16,6 @@ import uvicorn
 from demo_account_service import logs
 from demo_account_service.app import create_app
 from demo_account_service.console import create_router
-from demo_account_service.crash_points import with_crash_point
 from demo_account_service.events import Events
 from demo_account_service.faults import FOLDER, Faults
 from demo_account_service.limits import server_settings
@@ -66,15 +65,15 @@ def _serve() -> int:
     settings = Settings.from_environment(os.environ)
     seeds = seed_accounts(os.environ)
     logs.configure(settings.log_format)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # what it asks for the page has a line already
     folder = os.environ.get(FOLDER, "")
     events = Events("account", Path(folder) / "account-events.jsonl" if folder else None)
     faults = Faults.from_environment(os.environ, events)
     database = Database.mysql(settings.database_url, pool_size=settings.threads + _HEALTH_CONNECTIONS)
-    broker = with_crash_point(RocketMQ(settings.name_server), os.environ)
     producer = ObservedProducer(
         events=events,
         group="account-service",
-        broker=ObservedTransport(broker, events, faults),
+        broker=ObservedTransport(RocketMQ(settings.name_server), events, faults),
         database=database,
         topics=[TOPIC],
         close_timeout_seconds=_PRODUCER_SECONDS,

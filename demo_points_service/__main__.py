@@ -17,7 +17,6 @@ from demo_points_service import logs
 from demo_points_service.app import create_app
 from demo_points_service.awards import Points, register_handlers
 from demo_points_service.console import create_router
-from demo_points_service.crash_points import with_crash_point
 from demo_points_service.events import Events
 from demo_points_service.faults import FOLDER, Faults
 from demo_points_service.limits import server_settings
@@ -73,12 +72,11 @@ def _serve() -> int:
     database = Database.mysql(
         settings.database_url, pool_size=settings.threads + settings.http_threads + _HEALTH_CONNECTIONS
     )
-    broker = with_crash_point(RocketMQ(settings.name_server), os.environ)
     consumer = ObservedConsumer(
         events=events,
         faults=faults,
         group="points-service",
-        broker=ObservedTransport(broker, events, faults),
+        broker=ObservedTransport(RocketMQ(settings.name_server), events, faults),
         database=database,
         threads=settings.threads,
         max_attempts=settings.max_attempts,

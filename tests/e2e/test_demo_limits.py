@@ -17,7 +17,7 @@ import pytest
 
 from devstack.services import HOST, DemoService
 from rmq_txn.pool import parse_url
-from tests.e2e.conftest import Demo
+from tests.e2e.conftest import DELIVERY_SECONDS, Demo
 from tests.kit.wait import until
 
 pytestmark = pytest.mark.servers
@@ -153,12 +153,12 @@ def _ends_well_within(service: DemoService, seconds: float, began: float) -> Non
     assert service.exit_code == 0
 
 
-def locked(demo: Demo, user: str) -> pymysql.connections.Connection:
-    """Hold the row of an account, so that transfers of it wait."""
-    connection = pymysql.connect(**parse_url(demo.stack.database_url("account")))
+def locked(demo: Demo, database: str, table: str) -> pymysql.connections.Connection:
+    """Hold the row of alice, so that who writes it waits."""
+    connection = pymysql.connect(**parse_url(demo.stack.database_url(database)))
     connection.begin()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT balance FROM account WHERE user_id = %s FOR UPDATE", (user,))
+        assert cursor.execute(f"SELECT * FROM {table} WHERE user_id = 'alice' FOR UPDATE") == 1
     return connection
 
 
@@ -168,7 +168,7 @@ def test_a_running_transfer_is_answered_and_a_stream_ends_before_the_service_doe
     """SIGTERM while a transfer waits for a row and a page listens: 201, end of stream, exit code 0."""
     with (
         ThreadPoolExecutor() as pool,
-        locked(demo, "alice") as lock,
+        locked(demo, "account", "account") as lock,
         httpx.stream("GET", f"{demo.account.url}/events", timeout=20) as stream,
     ):
         told = stream.iter_text()
@@ -186,7 +186,7 @@ def test_a_running_transfer_is_answered_and_a_stream_ends_before_the_service_doe
 
 def test_a_transfer_that_can_not_end_does_not_hold_up_the_end(demo: Demo, unique: str) -> None:
     """SIGTERM while its row stays locked: no answer, nothing committed, exit code 0 in time."""
-    with ThreadPoolExecutor() as pool, locked(demo, "alice"):
+    with ThreadPoolExecutor() as pool, locked(demo, "account", "account"):
         answer = pool.submit(demo.transfer, unique)
         until(lambda: _in_flight(demo, unique), "the transfer")
         began = time.monotonic()
@@ -212,10 +212,29 @@ def test_a_transfer_that_waits_for_a_frozen_broker_does_not_hold_up_the_end(demo
     assert unique not in demo.ledger.read().transfers
 
 
+def test_a_handler_that_can_not_end_does_not_hold_up_the_end(demo: Demo, unique: str) -> None:
+    """SIGTERM to the points service while its handler waits for a row: in time, and delivered again."""
+    demo.transfer(f"{unique}-first")
+    demo.wait_for_points(f"{unique}-first")
+    with locked(demo, "points", "points_balance"):
+        assert demo.transfer(unique).status == 201
+        until(lambda: "handler" in _steps(demo, "points", unique), "the handler", DELIVERY_SECONDS)
+        began = time.monotonic()
+        os.kill(demo.points.pid, signal.SIGTERM)
+        _ends_well_within(demo.points, STOP_SECONDS, began)
+    assert unique not in demo.ledger.read().entries
+    demo.points.start()
+    demo.wait_for_points(unique)
+
+
 def _in_flight(demo: Demo, transfer_id: str) -> bool:
     """Whether the transfer's local transaction has begun, as the events of the page tell."""
-    path = demo.folder / "page" / "account-events.jsonl"
-    return transfer_id in path.read_text(encoding="utf-8")
+    return "local_running" in _steps(demo, "account", transfer_id)
+
+
+def _steps(demo: Demo, service: str, transfer_id: str) -> set[str]:
+    lines = (demo.folder / "page" / f"{service}-events.jsonl").read_text(encoding="utf-8").splitlines()
+    return {event["step"] for event in map(json.loads, lines) if event["transfer_id"] == transfer_id}
 
 
 def _listens(service: DemoService) -> bool:

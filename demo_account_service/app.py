@@ -243,7 +243,7 @@ def _routes(transfers: Transfers, health: Health) -> APIRouter:
     async def show_health(response: Response) -> Any:
         """Asks broker and database; takes 2 seconds at most, sends no message, and always answers."""
         answer = await health.look()
-        response.status_code = 200 if answer.status == "ok" else 503
+        response.status_code = 503 if answer.status == "unavailable" else 200
         return answer
 
     return router

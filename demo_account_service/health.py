@@ -78,9 +78,11 @@ class Health:
         (broker, registered), database = await asyncio.gather(self._broker.answer(), self._database.answer())
         state = self._producer.state.value
         problems = await asyncio.to_thread(self._problems)
-        healthy = state == "running" and broker == registered == database == OK and not problems
+        works = state == "running" and broker == registered == database == OK
         answer = HealthAnswer(
-            status="ok" if healthy else "unavailable",
+            # Problems do not make it unavailable: all processes of this database have the same, so that
+            # a load balancer would switch all of them off, while transfers work.
+            status="unavailable" if not works else "degraded" if problems else "ok",
             producer=state,
             registered=registered,
             broker=broker,
@@ -89,7 +91,7 @@ class Health:
         )
         if answer != self._said:
             self._said = answer
-            (log.info if healthy else log.warning)("health changed", **answer.model_dump())
+            (log.info if answer.status == OK else log.warning)("health changed", **answer.model_dump())
         return answer
 
     def _ask_broker(self) -> tuple[str, str]:

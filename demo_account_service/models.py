@@ -121,7 +121,9 @@ class AccountsAnswer(_Answer):
 class HealthAnswer(_Answer):
     """Whether a transfer would work now."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"] = Field(
+        description="`degraded`: it would, and there are problems.", examples=["ok"]
+    )
     producer: str = Field(description="The state of the producer.", examples=["running"])
     registered: str = Field(
         description="`ok`: every broker of the topic knows this producer, so check-backs reach it.",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+import pymysql
 import pytest
 
 from devstack.server import Server
 from devstack.services import Answer, DemoService
+from rmq_txn.identity import PROPERTY_POSITION, PROPERTY_TXN_ID, new_txn_id
+from rmq_txn.pool import parse_url
 from rmq_txn.transport.remoting import RemotingClient
 from tests.e2e.conftest import DELIVERY_SECONDS, Demo
 from tests.kit.wait import until
@@ -103,10 +107,46 @@ def test_a_database_that_is_away_is_told(
     recovers(demo, unique)
 
 
+def test_an_old_outbox_row_is_a_problem_and_no_outage(demo: Demo, unique: str) -> None:
+    """As after an hour without any producer: `degraded` with 200 until the relay has done its work."""
+    row = {
+        "txn_id": (txn_id := new_txn_id()),
+        "position": 0,
+        "message_id": "OLD",
+        "topic": f"{unique}-missing",  # the relay can't publish it, so it stays
+        "properties": json.dumps({PROPERTY_TXN_ID: txn_id, PROPERTY_POSITION: "0"}),
+        "body": "{}",
+    }
+    with closing(
+        pymysql.connect(**parse_url(demo.stack.database_url("account")), autocommit=True)
+    ) as database:
+        with database.cursor() as cursor:
+            places = ", ".join(["%s"] * len(row))
+            cursor.execute(
+                f"INSERT INTO rmq_txn_outbox ({', '.join(row)}, created_at) "
+                f"VALUES ({places}, NOW() - INTERVAL 1 HOUR)",
+                list(row.values()),
+            )
+        try:
+            health = until(lambda: _with_problem(demo.account, "oldest outbox row"), "the problem", 60)
+            assert (health.status, health.body["status"]) == (200, "degraded")
+            assert demo.transfer(unique).status == 201
+        finally:
+            with database.cursor() as cursor:
+                assert cursor.execute("DELETE FROM rmq_txn_outbox WHERE message_id = 'OLD'") == 1
+    until(lambda: demo.account.get("/health").body["status"] == "ok", "no problem any more", 60)
+
+
+def _with_problem(service: DemoService, words: str) -> Answer | None:
+    answer = service.get("/health")
+    return answer if words in str(answer.body["problems"]) else None
+
+
 def test_health_costs_no_message(demo: Demo) -> None:
     """However often it is asked: the broker has not one half message more."""
     broker = RemotingClient(demo.stack.broker_address)
     before = broker.max_offset(HALF_MESSAGES, 0)
+    assert before > 0  # those of its start, at least
     for service in demo.services:
         assert {answer.status for answer in asked_often(service)} == {200}
     assert broker.max_offset(HALF_MESSAGES, 0) == before

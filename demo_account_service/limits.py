@@ -36,7 +36,7 @@ class Limits:
     """
     Refuses what is too much, before a thread or a connection to the database is spent on it.
 
-    A body is read here, whole: it is small, and a client that is slow keeps nothing but a socket.
+    A body is read here, whole: it is small, and while a slow client sends it no thread waits.
 
     Args:
         app: what gets the requests that pass.

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from importlib import resources
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
 from demo_account_service import logs
 from demo_account_service.app import create_app
 from demo_account_service.console import create_router
-from demo_account_service.crash_points import with_crash_point
 from demo_account_service.events import Events
 from demo_account_service.faults import FOLDER, Faults
+from demo_account_service.limits import server_settings
 from demo_account_service.neighbour import Neighbour
 from demo_account_service.observer import ObservedProducer, ObservedTransport
 from demo_account_service.settings import Settings, seed_accounts
@@ -39,10 +41,10 @@ EXIT_SETTINGS = 2  # an environment variable is missing or wrong
 EXIT_NOT_USABLE = 3  # the native RocketMQ library is missing: rmq-txn native install
 EXIT_UNAVAILABLE = 4  # broker or database can't be reached: the same command may work later
 
-# After SIGTERM running requests, then the producer, get this long each; together less than the 10 s
-# that container platforms wait before SIGKILL.
+# After SIGTERM running requests get this long, then transactions, the outbox and the client of the
+# producer get this long each; together less than the 10 s that container platforms wait before SIGKILL.
 _REQUESTS_SECONDS = 3
-_PRODUCER_SECONDS = 3.0
+_PRODUCER_SECONDS = 1.5
 # /health answers beside the request threads.
 _HEALTH_CONNECTIONS = 1
 
@@ -63,15 +65,15 @@ def _serve() -> int:
     settings = Settings.from_environment(os.environ)
     seeds = seed_accounts(os.environ)
     logs.configure(settings.log_format)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # what it asks for the page has a line already
     folder = os.environ.get(FOLDER, "")
     events = Events("account", Path(folder) / "account-events.jsonl" if folder else None)
     faults = Faults.from_environment(os.environ, events)
     database = Database.mysql(settings.database_url, pool_size=settings.threads + _HEALTH_CONNECTIONS)
-    broker = with_crash_point(RocketMQ(settings.name_server), os.environ)
     producer = ObservedProducer(
         events=events,
         group="account-service",
-        broker=ObservedTransport(broker, events, faults),
+        broker=ObservedTransport(RocketMQ(settings.name_server), events, faults),
         database=database,
         topics=[TOPIC],
         close_timeout_seconds=_PRODUCER_SECONDS,
@@ -91,7 +93,7 @@ def _serve() -> int:
             opened=sum(seeds.values()) if seeds else None,
             is_stopping=lambda: server.should_exit,
         )
-        app = create_app(producer, transfers, threads=settings.threads, page=page, neighbour=neighbour)
+        app = create_app(producer, transfers, settings, page=page, neighbour=neighbour)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -101,6 +103,7 @@ def _serve() -> int:
                 access_log=False,
                 lifespan="on",
                 timeout_graceful_shutdown=_REQUESTS_SECONDS,
+                **server_settings(settings.receive_seconds),
             )
         )
         exit_code = _run(server)
@@ -141,5 +144,16 @@ def _exit_code(error: RmqTxnError) -> int:
     return EXIT_FAILED
 
 
+def end(exit_code: int) -> NoReturn:
+    """
+    End now: all that must end well has ended.
+
+    Python would wait for every thread, also for one that waits for a broker that does not answer.
+    """
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

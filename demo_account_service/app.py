@@ -1,4 +1,4 @@
-"""The HTTP interface of the account service. README.md is its contract."""
+"""The HTTP interface of the account service. README.md and /openapi.json are its contract."""
 
 from __future__ import annotations
 
@@ -6,20 +6,34 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from starlette.exceptions import HTTPException
 
+from demo_account_service.health import Health
+from demo_account_service.limits import Limits
+from demo_account_service.logs import RequestLog
+from demo_account_service.models import (
+    READ,
+    AccountAnswer,
+    AccountsAnswer,
+    Committed,
+    HealthAnswer,
+    PathTransferId,
+    PathUser,
+    TransferAnswer,
+    TransferRequest,
+    documented,
+    error_answer,
+)
 from demo_account_service.neighbour import Neighbour
+from demo_account_service.settings import Settings
 from demo_account_service.transfers import (
-    IDENTIFIER,
-    MAX_AMOUNT,
     BusyError,
     ConflictingTransferError,
     InsufficientFundsError,
@@ -34,16 +48,12 @@ from rmq_txn.errors import (
     FencedError,
     HalfMessageError,
     InDoubtError,
-    LifecycleError,
     LocalTimeoutError,
     RmqTxnError,
     TransactionLostError,
 )
 
 log = structlog.get_logger("account_service.http")
-
-Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER)]
-PathIdentifier = Annotated[str, Path(pattern=IDENTIFIER)]
 
 # What an error means to the client: status, code, and a sentence that says what to do. None: the
 # error's own text, which was written for clients.
@@ -69,6 +79,11 @@ _ERRORS: dict[type[Exception], tuple[int, str, str | None]] = {
         "database_unavailable",
         "the database can't be reached, nothing was changed; repeat the request",
     ),
+    InDoubtError: (
+        503,
+        "in_doubt",
+        "nobody can say yet whether this transfer was committed; repeat it with this transfer_id",
+    ),
     TransactionLostError: (
         500,
         "transaction_lost",
@@ -76,29 +91,18 @@ _ERRORS: dict[type[Exception], tuple[int, str, str | None]] = {
     ),
 }
 
+_DESCRIPTION = """
+Moves money between accounts. Each committed transfer publishes one message, which lives or dies with it.
 
-class TransferRequest(BaseModel):
-    """The body of POST /transfers."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    transfer_id: Identifier | None = None
-    payer: Identifier = Field(alias="from")
-    payee: Identifier = Field(alias="to")
-    amount: int = Field(gt=0, le=MAX_AMOUNT)
-
-    @model_validator(mode="after")
-    def _two_users(self) -> TransferRequest:
-        if self.payer == self.payee:
-            raise ValueError("from and to are the same user")
-        return self
+Money is integer fen, 1/100 yuan. Errors are `{"error": {"code", "message", ...}}`; 503 has `Retry-After`.
+"""
 
 
 def create_app(
     producer: TransactionProducer,
     transfers: Transfers,
+    settings: Settings,
     *,
-    threads: int,
     page: APIRouter | None = None,
     neighbour: Neighbour | None = None,
 ) -> FastAPI:
@@ -108,14 +112,14 @@ def create_app(
     Args:
         producer: a new one, not started.
         transfers: the domain, on that producer.
-        threads: requests handled at once.
+        settings: its limits.
         page: the routes of the demo page.
         neighbour: what that page follows; started and closed here.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = threads
+        current_default_thread_limiter().total_tokens = settings.threads
         # In other threads: both calls block, and the event loop must not.
         try:
             await asyncio.to_thread(producer.start)
@@ -131,117 +135,148 @@ def create_app(
                 await neighbour.close()
             await asyncio.to_thread(producer.close)
 
-    app = FastAPI(title="Account service", version="1", lifespan=lifespan)
-    if page is not None:
-        app.include_router(page)
+    app = FastAPI(
+        title="Account service",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # Their scripts come from a CDN; on this origin there are buttons that kill.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(
+        Limits,
+        max_requests=settings.max_requests,
+        max_body_bytes=settings.max_body_bytes,
+        receive_seconds=settings.receive_seconds,
+    )
+    app.add_middleware(RequestLog)  # the outer one: a line for what is refused, too
     for error in _ERRORS:
         app.add_exception_handler(error, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_bad_input)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_bug)
-
-    # Endpoints are plain functions: FastAPI runs them in threads, where rmq_txn may block.
-
-    @app.post("/transfers", status_code=201)
-    def create_transfer(request: TransferRequest, response: Response) -> Any:
-        order = Order(request.transfer_id or uuid.uuid4().hex, request.payer, request.payee, request.amount)
-        try:
-            outcome = transfers.transfer(order)
-        except InDoubtError as error:
-            return _error(
-                503,
-                "in_doubt",
-                "nobody can say yet whether this transfer was committed; repeat it with this "
-                "transfer_id, it will happen once at most",
-                transfer_id=order.transfer_id,
-                txn_id=error.txn_id,
-            )
-        response.status_code = 200 if outcome.repeated else 201
-        return {"transfer_id": order.transfer_id, "txn_id": outcome.txn_id, "state": "committed"}
-
-    @app.get("/transfers/{transfer_id}")
-    def show_transfer(transfer_id: PathIdentifier) -> dict[str, Any]:
-        transfer = transfers.find(transfer_id)
-        return {
-            "transfer_id": transfer_id,
-            "txn_id": transfer.txn_id,
-            "state": "committed",
-            "from": transfer.order.payer,
-            "to": transfer.order.payee,
-            "amount": transfer.order.amount,
-            "created_at": transfer.created_at.isoformat(),
-        }
-
-    @app.get("/accounts")
-    def list_accounts() -> dict[str, Any]:
-        balances = transfers.accounts()
-        return {"accounts": [{"user": user, "balance": balance} for user, balance in balances.items()]}
-
-    @app.get("/accounts/{user}")
-    def show_account(user: PathIdentifier) -> dict[str, Any]:
-        return {"user": user, "balance": transfers.balance(user)}
-
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        # Not in the threads of the other endpoints: those may all be waiting for a slow broker.
-        database = await asyncio.to_thread(_database_state, transfers)
-        state = producer.state.value
-        problems = await asyncio.to_thread(_problems, producer)
-        healthy = state == "running" and database == "ok" and not problems
-        return JSONResponse(
-            {
-                "status": "ok" if healthy else "unavailable",
-                "producer": state,
-                "database": database,
-                "problems": problems,
-            },
-            status_code=200 if healthy else 503,
-        )
-
+    app.include_router(_routes(transfers, Health(producer, transfers)))
+    if page is not None:
+        app.include_router(page)
     return app
 
 
-def _database_state(transfers: Transfers) -> str:
-    try:
-        transfers.ping()
-    except DatabaseUnavailableError as error:
-        log.warning("the database can't be reached", cause=str(error))
-        return "unavailable"
-    return "ok"
+def _routes(transfers: Transfers, health: Health) -> APIRouter:
+    """Make the public routes. Plain functions run in threads, where rmq_txn may block."""
+    router = APIRouter()
+
+    @router.post(
+        "/transfers",
+        summary="Move money",
+        status_code=201,
+        response_model=Committed,
+        response_description="Committed now.",
+        responses={
+            200: {"model": Committed, "description": "An earlier request with this transfer_id committed."},
+            **documented(
+                "unknown_account",
+                "insufficient_funds",
+                "conflicting_transfer",
+                "broker_unavailable",
+                "timed_out",
+                "busy",
+                "in_doubt",
+                "transaction_lost",
+                "bad_input",
+                *READ,
+            ),
+        },
+    )
+    def create_transfer(body: TransferRequest, request: Request, response: Response) -> Any:
+        """Both balances change and one message is published, or nothing happens at all."""
+        order = Order(body.transfer_id or uuid.uuid4().hex, body.payer, body.payee, body.amount)
+        request.state.ids["transfer_id"] = order.transfer_id
+        outcome = transfers.transfer(order)
+        request.state.ids["txn_id"] = outcome.txn_id
+        response.status_code = 200 if outcome.repeated else 201
+        return Committed(transfer_id=order.transfer_id, txn_id=outcome.txn_id)
+
+    @router.get(
+        "/transfers/{transfer_id}",
+        summary="A transfer",
+        responses=documented("unknown_transfer", "bad_input", *READ),
+    )
+    def show_transfer(transfer_id: PathTransferId, request: Request) -> TransferAnswer:
+        """Only committed transfers are found."""
+        request.state.ids["transfer_id"] = transfer_id
+        transfer = transfers.find(transfer_id)
+        return TransferAnswer(
+            transfer_id=transfer_id,
+            txn_id=transfer.txn_id,
+            payer=transfer.order.payer,
+            payee=transfer.order.payee,
+            amount=transfer.order.amount,
+            created_at=transfer.created_at,
+        )
+
+    @router.get("/accounts", summary="All accounts", responses=documented(*READ))
+    def list_accounts() -> AccountsAnswer:
+        """The first 1000 by user."""
+        return AccountsAnswer(
+            accounts=[
+                AccountAnswer(user=user, balance=balance) for user, balance in transfers.accounts().items()
+            ]
+        )
+
+    @router.get(
+        "/accounts/{user}", summary="An account", responses=documented("unknown_account", "bad_input", *READ)
+    )
+    def show_account(user: PathUser) -> AccountAnswer:
+        """The balance of one user."""
+        return AccountAnswer(user=user, balance=transfers.balance(user))
+
+    @router.get(
+        "/health",
+        summary="Whether a transfer would work now",
+        response_model=HealthAnswer,
+        responses={
+            **documented(),
+            503: {"model": HealthAnswer, "description": "It would not; the fields say why."},
+        },
+    )
+    async def show_health(response: Response) -> Any:
+        """Asks broker and database; takes 2 seconds at most, sends no message, and always answers."""
+        answer = await health.look()
+        response.status_code = 503 if answer.status == "unavailable" else 200
+        return answer
+
+    return router
 
 
-def _problems(producer: TransactionProducer) -> list[str]:
-    try:
-        return list(producer.health().problems)
-    except LifecycleError:  # not running, which the state says
-        return []
-
-
-def _error(status: int, code: str, message: str, **more: object) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"error": {"code": code, "message": message, **more}}, status, headers)
-
-
-def _answer_error(_request: Request, error: Exception) -> JSONResponse:
+def _answer_error(request: Request, error: Exception) -> JSONResponse:
     status, code, message = _ERRORS[type(error)]
+    more: dict[str, str] = {}
+    if isinstance(txn_id := getattr(error, "txn_id", None), str):
+        more["txn_id"] = request.state.ids["txn_id"] = txn_id
+    if code == "in_doubt":
+        more["transfer_id"] = request.state.ids["transfer_id"]
     if status >= 500:
-        log.warning("request failed", code=code, cause=str(error))
-    txn_id = getattr(error, "txn_id", None)
-    return _error(status, code, message or str(error), **({"txn_id": txn_id} if txn_id else {}))
+        log.warning("request failed", code=code, cause=str(error), **request.state.ids)
+    return error_answer(status, code, message or str(error), **more)
 
 
 def _answer_bad_input(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # registered for it only
     problems = [{"field": ".".join(map(str, item["loc"])), "problem": item["msg"]} for item in error.errors()]
-    return _error(422, "bad_input", "the request is not valid, nothing was changed", problems=problems)
+    return error_answer(422, "bad_input", "the request is not valid, nothing was changed", problems=problems)
 
 
 def _answer_http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # registered for it only
     if error.status_code == 400:  # a body that is not JSON in UTF-8
-        return _error(422, "bad_input", f"the request is not valid, nothing was changed: {error.detail}")
-    return _error(error.status_code, f"http_{error.status_code}", str(error.detail))
+        return error_answer(
+            422, "bad_input", f"the request is not valid, nothing was changed: {error.detail}"
+        )
+    answer = error_answer(error.status_code, f"http_{error.status_code}", str(error.detail))
+    answer.headers.update(error.headers or {})  # Allow, with 405
+    return answer
 
 
 def _answer_bug(_request: Request, error: Exception) -> JSONResponse:
-    return _error(500, "internal", f"the service failed ({type(error).__name__}); its log says more")
+    return error_answer(500, "internal", f"the service failed ({type(error).__name__}); its log says more")

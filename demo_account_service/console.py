@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from demo_account_service.events import Event, Events, stream
 from demo_account_service.faults import Faults
+from demo_account_service.models import error_answer
 from demo_account_service.neighbour import Neighbour
 from demo_account_service.transfers import IDENTIFIER, MAX_AMOUNT, Transfers
 
@@ -116,4 +117,4 @@ def create_router(
 
 
 def _not_found(message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": "http_404", "message": message}}, 404)
+    return error_answer(404, "http_404", message)

@@ -1,8 +1,8 @@
 """
-The buttons of the demo page that break this service. Not used unless DEMO_FAULTS is 1.
+What breaks this service on purpose: the buttons of the demo page, if DEMO_FAULTS is 1, and DEMO_CRASH.
 
 A fault belongs to one transfer and strikes once, however often it is asked for. What is armed, and
-what has struck, is in a file: the process that strikes dies of it.
+what has struck, is in a file: the process that strikes dies of it, with SIGKILL, as of a power cut.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ SLOW_CHECK_BACK: Final = "slow_check_back"
 """The broker is not told of the COMMIT; when it asks, the answer takes a while."""
 FAULTS: Final = (KILL_BEFORE_COMMIT, KILL_AFTER_COMMIT, SLOW_CHECK_BACK)
 
+CRASH: Final = "DEMO_CRASH"
+CRASH_POINTS: Final = {"after_half_message": KILL_BEFORE_COMMIT, "after_commit": KILL_AFTER_COMMIT}
+"""For the tutorial and the tests: a fault that is armed from the start, without a page."""
+
 SLOW_SECONDS: Final = 8.0
 _KEPT = 200
 
@@ -58,10 +62,11 @@ class Faults:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], events: Events) -> Faults:
         """
-        Read DEMO_FAULTS and DEMO_FOLDER.
+        Read DEMO_FAULTS and DEMO_FOLDER, and arm what DEMO_CRASH says: `point:transfer id`.
 
         Raises:
-            SettingsError: DEMO_FAULTS is not 0 or 1, or there is no folder to remember faults in.
+            SettingsError: DEMO_FAULTS is not 0 or 1, there is no folder to remember faults in, or
+                DEMO_CRASH names no crash point or no transfer.
         """
         switch = environment.get(SWITCH, "0")
         if switch not in ("0", "1"):
@@ -69,7 +74,15 @@ class Faults:
         folder = environment.get(FOLDER, "")
         if switch == "1" and not folder:
             raise SettingsError(f"{SWITCH} is 1 and {FOLDER} is not set: faults must outlive the process")
-        return cls(Path(folder) / "account-faults.json" if switch == "1" else None, events)
+        faults = cls(Path(folder) / "account-faults.json" if switch == "1" else None, events)
+        if text := environment.get(CRASH, ""):
+            point, _, transfer_id = text.partition(":")
+            if point not in CRASH_POINTS or not transfer_id:
+                raise SettingsError(
+                    f"{CRASH} is {text!r}, allowed is {' or '.join(CRASH_POINTS)}, then :transfer-id"
+                )
+            faults.arm(CRASH_POINTS[point], transfer_id)
+        return faults
 
     @property
     def enabled(self) -> bool:

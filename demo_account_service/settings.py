@@ -26,6 +26,9 @@ class Settings:
         host: address to listen on.
         port: port to listen on.
         threads: requests handled at once, 1 to 200; each may hold a database connection.
+        max_requests: handled or waited for at once, 1 to 1000; the next one is answered 503.
+        max_body_bytes: of one request, 1024 to 1048576.
+        receive_seconds: in which headers, and then the body, must have arrived, 1 to 60.
         log_format: "console" for people, "json" for machines.
         points_url: where the demo page finds the points service, seen from here; "": nowhere.
     """
@@ -35,12 +38,21 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8001
     threads: int = 32
+    max_requests: int = 100
+    max_body_bytes: int = 16_384
+    receive_seconds: int = 10
     log_format: str = "console"
     points_url: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what can't work."""
-        for name, least, most in (("port", 1, 65535), ("threads", 1, 200)):
+        for name, least, most in (
+            ("port", 1, 65535),
+            ("threads", 1, 200),
+            ("max_requests", 1, 1000),
+            ("max_body_bytes", 1024, 1024 * 1024),
+            ("receive_seconds", 1, 60),
+        ):
             value = getattr(self, name)
             if not least <= value <= most:
                 raise SettingsError(f"{PREFIX}{name.upper()} is {value}, allowed is {least} to {most}")

@@ -9,6 +9,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
@@ -16,9 +17,9 @@ from demo_points_service import logs
 from demo_points_service.app import create_app
 from demo_points_service.awards import Points, register_handlers
 from demo_points_service.console import create_router
-from demo_points_service.crash_points import with_crash_point
 from demo_points_service.events import Events
 from demo_points_service.faults import FOLDER, Faults
+from demo_points_service.limits import server_settings
 from demo_points_service.observer import Ear, ObservedConsumer, ObservedTransport
 from demo_points_service.settings import Settings
 
@@ -71,12 +72,11 @@ def _serve() -> int:
     database = Database.mysql(
         settings.database_url, pool_size=settings.threads + settings.http_threads + _HEALTH_CONNECTIONS
     )
-    broker = with_crash_point(RocketMQ(settings.name_server), os.environ)
     consumer = ObservedConsumer(
         events=events,
         faults=faults,
         group="points-service",
-        broker=ObservedTransport(broker, events, faults),
+        broker=ObservedTransport(RocketMQ(settings.name_server), events, faults),
         database=database,
         threads=settings.threads,
         max_attempts=settings.max_attempts,
@@ -89,7 +89,7 @@ def _serve() -> int:
         _make_tables(database)
         points = Points(database)
         page = create_router(events, faults, points, consumer, is_stopping=lambda: server.should_exit)
-        app = create_app(consumer, points, threads=settings.http_threads, page=page)
+        app = create_app(consumer, points, settings, page=page)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -99,6 +99,7 @@ def _serve() -> int:
                 access_log=False,
                 lifespan="on",
                 timeout_graceful_shutdown=_REQUESTS_SECONDS,
+                **server_settings(settings.receive_seconds),
             )
         )
         exit_code = _run(server)
@@ -139,5 +140,16 @@ def _exit_code(error: RmqTxnError) -> int:
     return EXIT_FAILED
 
 
+def end(exit_code: int) -> NoReturn:
+    """
+    End now: all that must end well has ended.
+
+    Python would wait for every thread, also for one that waits for a broker that does not answer.
+    """
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end(main())

@@ -1,30 +1,51 @@
-"""The HTTP interface of the points service. README.md is its contract."""
+"""The HTTP interface of the points service. README.md and /openapi.json are its contract."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
 from anyio.to_thread import current_default_thread_limiter
-from fastapi import APIRouter, FastAPI, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from demo_points_service.awards import IDENTIFIER, MAX_LISTED, Points
+from demo_points_service.awards import Points
+from demo_points_service.health import Health
+from demo_points_service.limits import Limits
+from demo_points_service.logs import RequestLog
+from demo_points_service.models import (
+    READ,
+    AllPointsAnswer,
+    EntriesAnswer,
+    EntryAnswer,
+    HealthAnswer,
+    Limit,
+    PathUser,
+    PointsAnswer,
+    documented,
+    error_answer,
+)
+from demo_points_service.settings import Settings
 from rmq_txn import IdempotentConsumer
 from rmq_txn.errors import DatabaseUnavailableError, RmqTxnError
 
 log = structlog.get_logger("points_service.http")
 
-PathIdentifier = Annotated[str, Path(pattern=IDENTIFIER)]
+_DESCRIPTION = """
+Gives the payer of each transfer one point for each whole yuan (`amount // 100`).
+It hears of transfers by messages.
+
+Errors are `{"error": {"code", "message", ...}}`; 503 has `Retry-After`.
+"""
 
 
 def create_app(
-    consumer: IdempotentConsumer, points: Points, *, threads: int, page: APIRouter | None = None
+    consumer: IdempotentConsumer, points: Points, settings: Settings, *, page: APIRouter | None = None
 ) -> FastAPI:
     """
     Make the application; it starts and closes `consumer`.
@@ -32,13 +53,13 @@ def create_app(
     Args:
         consumer: a new one with its handlers, not started.
         points: the domain, on the same database.
-        threads: requests handled at once.
+        settings: its limits.
         page: what the demo page needs.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = threads
+        current_default_thread_limiter().total_tokens = settings.http_threads
         # In other threads: both calls block, and the event loop must not.
         try:
             await asyncio.to_thread(consumer.start)
@@ -50,84 +71,103 @@ def create_app(
         finally:
             await asyncio.to_thread(consumer.close)
 
-    app = FastAPI(title="Points service", version="1", lifespan=lifespan)
-    if page is not None:
-        app.include_router(page)
+    app = FastAPI(
+        title="Points service",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # Their scripts come from a CDN; beside the demo page there are buttons that kill.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_middleware(
+        Limits,
+        max_requests=settings.max_requests,
+        max_body_bytes=settings.max_body_bytes,
+        receive_seconds=settings.receive_seconds,
+    )
+    app.add_middleware(RequestLog)  # the outer one: a line for what is refused, too
     app.add_exception_handler(DatabaseUnavailableError, _answer_database_unavailable)
     app.add_exception_handler(RequestValidationError, _answer_bad_input)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_bug)
-
-    # Endpoints are plain functions: FastAPI runs them in threads, where rmq_txn may block.
-
-    @app.get("/points")
-    def list_points() -> dict[str, Any]:
-        return {"points": [{"user": user, "points": number} for user, number in points.balances().items()]}
-
-    @app.get("/points/{user}")
-    def show_points(user: PathIdentifier) -> dict[str, Any]:
-        return {"user": user, "points": points.balance(user)}
-
-    @app.get("/points/{user}/entries")
-    def list_entries(
-        user: PathIdentifier, limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100
-    ) -> dict[str, Any]:
-        return {
-            "user": user,
-            "entries": [
-                {
-                    "transfer_id": entry.transfer_id,
-                    "points": entry.points,
-                    "txn_id": entry.txn_id,
-                    "created_at": entry.created_at.isoformat(),
-                }
-                for entry in points.entries(user, limit)
-            ],
-        }
-
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        # Not in the threads of the other endpoints: those may all be waiting.
-        database = await asyncio.to_thread(_database_state, points)
-        state = consumer.state.value
-        healthy = state == "running" and database == "ok"
-        return JSONResponse(
-            {"status": "ok" if healthy else "unavailable", "consumer": state, "database": database},
-            status_code=200 if healthy else 503,
-        )
-
+    app.include_router(_routes(points, Health(consumer, points)))
+    if page is not None:
+        app.include_router(page)
     return app
 
 
-def _database_state(points: Points) -> str:
-    try:
-        points.ping()
-    except DatabaseUnavailableError as error:
-        log.warning("the database can't be reached", cause=str(error))
-        return "unavailable"
-    return "ok"
+def _routes(points: Points, health: Health) -> APIRouter:
+    """Make the public routes. Plain functions run in threads, where rmq_txn may block."""
+    router = APIRouter()
 
+    @router.get("/points", summary="The points of all users", responses=documented(*READ))
+    def list_points() -> AllPointsAnswer:
+        """The first 1000 by user."""
+        return AllPointsAnswer(
+            points=[PointsAnswer(user=user, points=number) for user, number in points.balances().items()]
+        )
 
-def _error(status: int, code: str, message: str, **more: object) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 503 else None
-    return JSONResponse({"error": {"code": code, "message": message, **more}}, status, headers)
+    @router.get("/points/{user}", summary="The points of a user", responses=documented("bad_input", *READ))
+    def show_points(user: PathUser) -> PointsAnswer:
+        """0 points for a user who never paid: this service knows of no accounts."""
+        return PointsAnswer(user=user, points=points.balance(user))
+
+    @router.get(
+        "/points/{user}/entries", summary="The ledger of a user", responses=documented("bad_input", *READ)
+    )
+    def list_entries(user: PathUser, limit: Limit = 100) -> EntriesAnswer:
+        """One entry for each transfer that the user paid, newest first."""
+        return EntriesAnswer(
+            user=user,
+            entries=[
+                EntryAnswer(
+                    transfer_id=entry.transfer_id,
+                    points=entry.points,
+                    txn_id=entry.txn_id,
+                    created_at=entry.created_at,
+                )
+                for entry in points.entries(user, limit)
+            ],
+        )
+
+    @router.get(
+        "/health",
+        summary="Whether a transfer would earn its points now",
+        response_model=HealthAnswer,
+        responses={
+            **documented(),
+            503: {"model": HealthAnswer, "description": "It would not; the fields say why."},
+        },
+    )
+    async def show_health(response: Response) -> Any:
+        """Asks broker and database; takes 2 seconds at most, and always answers."""
+        answer = await health.look()
+        response.status_code = 503 if answer.status == "unavailable" else 200
+        return answer
+
+    return router
 
 
 def _answer_database_unavailable(_request: Request, error: Exception) -> JSONResponse:
     log.warning("request failed", cause=str(error))
-    return _error(503, "database_unavailable", "the database can't be reached; repeat the request")
+    return error_answer(503, "database_unavailable", "the database can't be reached; repeat the request")
 
 
 def _answer_bad_input(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # registered for it only
     problems = [{"field": ".".join(map(str, item["loc"])), "problem": item["msg"]} for item in error.errors()]
-    return _error(422, "bad_input", "the request is not valid", problems=problems)
+    return error_answer(422, "bad_input", "the request is not valid", problems=problems)
 
 
 def _answer_http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # registered for it only
-    return _error(error.status_code, f"http_{error.status_code}", str(error.detail))
+    if error.status_code == 400:  # a body that is not JSON in UTF-8
+        return error_answer(422, "bad_input", f"the request is not valid: {error.detail}")
+    answer = error_answer(error.status_code, f"http_{error.status_code}", str(error.detail))
+    answer.headers.update(error.headers or {})  # Allow, with 405
+    return answer
 
 
 def _answer_bug(_request: Request, error: Exception) -> JSONResponse:
-    return _error(500, "internal", f"the service failed ({type(error).__name__}); its log says more")
+    return error_answer(500, "internal", f"the service failed ({type(error).__name__}); its log says more")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from demo_points_service.awards import IDENTIFIER, Points
 from demo_points_service.events import Event, Events, stream
 from demo_points_service.faults import MAX_STOP_SECONDS, Faults
+from demo_points_service.models import error_answer
 from rmq_txn import IdempotentConsumer
 
 Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER)]
@@ -108,4 +109,4 @@ def create_router(
 
 
 def _not_found(message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": "http_404", "message": message}}, 404)
+    return error_answer(404, "http_404", message)

@@ -1,5 +1,5 @@
 """
-The buttons of the demo page that break this service. Not used unless DEMO_FAULTS is 1.
+What breaks this service on purpose: the buttons of the demo page, if DEMO_FAULTS is 1, and DEMO_CRASH.
 
 A fault belongs to one transfer and is armed once, however often it is asked for. What is armed, and
 how often it has struck, is in a file: it outlives the process.
@@ -33,7 +33,10 @@ POISON: Final = "poison"
 """The handler raises until it is mended."""
 DELIVER_TWICE: Final = "deliver_twice"
 """The broker gets "again" instead of the ack, after the COMMIT."""
+KILL_BEFORE_ACK: Final = "after_commit_before_ack"
+"""The handler's transaction is committed, the broker has no ack; for the tutorial and the tests."""
 
+CRASH: Final = "DEMO_CRASH"
 MAX_STOP_SECONDS: Final = 60
 _KEPT = 200
 _STOP = ".stop"  # no transfer id begins with a dot
@@ -63,10 +66,11 @@ class Faults:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], events: Events) -> Faults:
         """
-        Read DEMO_FAULTS and DEMO_FOLDER.
+        Read DEMO_FAULTS and DEMO_FOLDER, and arm what DEMO_CRASH says: `point:transfer id`.
 
         Raises:
-            SettingsError: DEMO_FAULTS is not 0 or 1, or there is no folder to remember faults in.
+            SettingsError: DEMO_FAULTS is not 0 or 1, there is no folder to remember faults in, or
+                DEMO_CRASH names no crash point or no transfer.
         """
         switch = environment.get(SWITCH, "0")
         if switch not in ("0", "1"):
@@ -74,7 +78,13 @@ class Faults:
         folder = environment.get(FOLDER, "")
         if switch == "1" and not folder:
             raise SettingsError(f"{SWITCH} is 1 and {FOLDER} is not set: faults must outlive the process")
-        return cls(Path(folder) / "points-faults.json" if switch == "1" else None, events)
+        faults = cls(Path(folder) / "points-faults.json" if switch == "1" else None, events)
+        if text := environment.get(CRASH, ""):
+            point, _, transfer_id = text.partition(":")
+            if point != KILL_BEFORE_ACK or not transfer_id:
+                raise SettingsError(f"{CRASH} is {text!r}, allowed is {KILL_BEFORE_ACK}:transfer-id")
+            faults.arm(KILL_BEFORE_ACK, transfer_id)
+        return faults
 
     @property
     def enabled(self) -> bool:
@@ -118,9 +128,18 @@ class Faults:
 
     def withholds_ack(self, delivery: Delivery) -> bool:
         """Tell whether the broker shall deliver this handled message again."""
+        return self._strikes(DELIVER_TWICE, delivery)
+
+    def die_if_armed(self, delivery: Delivery) -> None:
+        """Kill this process before it acknowledges, as a power cut would, if it shall."""
+        if self._strikes(KILL_BEFORE_ACK, delivery):
+            log.warning("killing this process now", transfer_id=delivery.key)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _strikes(self, fault: str, delivery: Delivery) -> bool:
         with self._lock:
             armed = self._armed.get(delivery.key or "")
-            if armed is None or armed["fault"] != DELIVER_TWICE or armed["left"] == 0:
+            if armed is None or armed["fault"] != fault or armed["left"] == 0:
                 return False
             armed["left"] = 0
             self._save()

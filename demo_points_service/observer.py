@@ -77,6 +77,8 @@ class ObservedTransport:
             ids = delivery.txn_id or "", delivery.key or ""
             self._events.tell("delivered", *ids, redeliveries=delivery.redeliveries)
             answer = deliver(delivery)
+            if answer is Answer.ACK:
+                self._faults.die_if_armed(delivery)
             if answer is Answer.ACK and self._faults.withholds_ack(delivery):
                 self._events.tell("ack_withheld", *ids)
                 return Answer.RETRY

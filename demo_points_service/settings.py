@@ -26,6 +26,9 @@ class Settings:
         threads: messages handled at once, 1 to 200; each holds a database connection.
         http_threads: requests handled at once, 1 to 200; each may hold a database connection.
         max_attempts: failures of its handler after which a message is parked, 1 to 16.
+        max_requests: handled or waited for at once, 1 to 1000; the next one is answered 503.
+        max_body_bytes: of one request, 1024 to 1048576.
+        receive_seconds: in which headers, and then the body, must have arrived, 1 to 60.
         log_format: "console" for people, "json" for machines.
     """
 
@@ -36,6 +39,9 @@ class Settings:
     threads: int = 4
     http_threads: int = 8
     max_attempts: int = 8
+    max_requests: int = 100
+    max_body_bytes: int = 16_384
+    receive_seconds: int = 10
     log_format: str = "console"
 
     def __post_init__(self) -> None:
@@ -45,6 +51,9 @@ class Settings:
             ("threads", 1, 200),
             ("http_threads", 1, 200),
             ("max_attempts", 1, 16),
+            ("max_requests", 1, 1000),
+            ("max_body_bytes", 1024, 1024 * 1024),
+            ("receive_seconds", 1, 60),
         ):
             value = getattr(self, name)
             if not least <= value <= most:

@@ -7,7 +7,6 @@ lab, asked for an impatient broker, lets it ask for seconds, so that the relay h
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 from demo_account_service import __main__ as service
@@ -24,4 +23,4 @@ if __name__ == "__main__":
     service.ObservedProducer = partial(  # type: ignore[assignment, misc]
         service.ObservedProducer, check_budget_seconds=CHECK_BUDGET_SECONDS, outbox_times=TIMES
     )
-    sys.exit(service.main())
+    service.end(service.main())

@@ -69,7 +69,7 @@ class DemoService(Server):
         return None if record is None else record.exit_code
 
     def start_with_crash_point(self, point: str, transfer_id: str) -> None:
-        """Start it so that this transfer kills it with SIGKILL at `point`; see its crash_points.py."""
+        """Start it so that this transfer kills it with SIGKILL at `point`; see its faults.py."""
         self._service.crash_point = f"{point}:{transfer_id}"
         try:
             self.start()

@@ -7,11 +7,8 @@ Its life and its handlers are here; what happens to one delivery stands in `hand
 from __future__ import annotations
 
 import inspect
-import queue
-import signal
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from rmq_txn import schema
@@ -19,7 +16,7 @@ from rmq_txn.database import Database
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.handling import Handler, Handling
 from rmq_txn.identity import retention_seconds
-from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop
+from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop, run_until_signal
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, check_group, check_tag, check_topic
 from rmq_txn.parking import check_max_attempts
@@ -194,6 +191,15 @@ class IdempotentConsumer:
             self._producer.start()
             self._owns_producer = True
 
+    def is_registered(self) -> bool:
+        """
+        Ask the brokers of all topics whether they know this consumer, for a health check.
+
+        False: they would not deliver to it. As `TransactionProducer.is_registered`, errors too.
+        """
+        self._lifecycle.require_running("is_registered()")
+        return all(self._client.is_registered(topic) for topic in self._handlers)
+
     def replay(self, key: str, *, force: bool = False) -> bool:
         """
         Handle a parked message now, on this thread, through the same inbox and handler.
@@ -276,20 +282,7 @@ class IdempotentConsumer:
         """
         if threading.current_thread() is not threading.main_thread():
             raise LifecycleError("run() handles signals and needs the main thread; use start() and close()")
-        # Not an Event: a signal in the middle of its wait() would lock itself out in set().
-        stop, stopped = queue.SimpleQueue[int](), 0
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            for number in before:
-                signal.signal(number, lambda number, _frame: stop.put(number))
-            self.start()
-            while not stopped:
-                with suppress(queue.Empty):
-                    stopped = stop.get(timeout=1.0)  # an endless wait would hold signals up
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self.close()
+        run_until_signal(self.start, self.close)
 
     def _route(self, delivery: Delivery) -> Handler | None:
         by_tag = self._handlers.get(delivery.topic, {})

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import os
+import queue
+import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from rmq_txn.errors import LifecycleError, SettingsError
 
@@ -126,6 +129,24 @@ class Lifecycle:
             close()
         finally:
             self._settle(State.CLOSED)
+
+
+def run_until_signal(start: Callable[[], None], close: Callable[[], None]) -> None:
+    """Start, wait for SIGTERM or SIGINT, close; on the main thread. A second signal has its usual effect."""
+    # Not an Event: a signal in the middle of its wait() would lock itself out in set().
+    stop, stopped = queue.SimpleQueue[int](), 0
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, _frame: stop.put(number))
+        start()
+        while not stopped:
+            with suppress(queue.Empty):
+                stopped = stop.get(timeout=1.0)  # an endless wait would hold signals up
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        close()
 
 
 def check_seconds(name: str, value: float) -> float:

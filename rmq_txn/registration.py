@@ -51,8 +51,7 @@ def start_registered(
     return client
 
 
-def brokers_know(client: ProducerTransport, topics: Sequence[str]) -> bool:
-    """Ask the brokers of all topics; those that can't be asked count as no."""
+def _brokers_know(client: ProducerTransport, topics: Sequence[str]) -> bool:
     try:
         return all(client.is_registered(topic) for topic in topics)
     except BrokerUnavailableError as error:
@@ -63,7 +62,7 @@ def brokers_know(client: ProducerTransport, topics: Sequence[str]) -> bool:
 def _known_soon(client: ProducerTransport, topics: Sequence[str]) -> bool:
     deadline = time.monotonic() + _SECONDS_A_TRY
     pause = threading.Event()
-    while not brokers_know(client, topics):
+    while not _brokers_know(client, topics):
         if time.monotonic() >= deadline:
             return False
         pause.wait(0.02)

@@ -98,6 +98,14 @@ class ConsumerTransport(Protocol):
         Start receiving. Same errors as `ProducerTransport.start`.
         """
 
+    def is_registered(self, topic: str) -> bool:
+        """
+        Ask the brokers of a topic whether they know this client, and so would deliver to it.
+
+        Raises:
+            BrokerUnavailableError: they can't be asked.
+        """
+
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """
         Let running deliveries finish, answer the rest with RETRY, then stop. Idempotent.

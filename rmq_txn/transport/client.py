@@ -9,14 +9,16 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rmq_txn.errors import BrokerUnavailableError, LifecycleError, SettingsError
 from rmq_txn.logs import get_logger
 from rmq_txn.transport import binding
+from rmq_txn.transport.answers import ClientConnection
 from rmq_txn.transport.binding import WORLD, ffi
 from rmq_txn.transport.inflight import InFlight
+from rmq_txn.transport.remoting import RemotingClient, RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 
 log = get_logger("transport.native")
@@ -84,6 +86,24 @@ class NativeClient:
             _open_clients.discard(self)
 
         _stop_in_background(f"{self.kind} of group {self._group}", stop, patience_seconds)
+
+    def _is_known(
+        self, topic: str, registered: Callable[[RemotingClient], Sequence[ClientConnection]]
+    ) -> bool:
+        """Ask every master of a topic whether this very client is among those registered with it."""
+        masters = self._broker.masters(topic)
+        if not masters:
+            raise BrokerUnavailableError(f"no broker of topic {topic!r} has a master now")
+        for address, _queues in masters:
+            try:
+                clients = registered(self._broker.ask(address))
+            except RemotingError as error:
+                raise BrokerUnavailableError(
+                    f"broker {address} does not say which clients it knows: {error}"
+                ) from error
+            if not any(client.client_id.endswith(self._instance) for client in clients):
+                return False
+        return True
 
     def _destroy(self, handle: int) -> None:
         getattr(ffi().dll, f"Destroy{self.kind}")(handle)

@@ -18,7 +18,6 @@ from rmq_txn.transport.client import NativeClient
 from rmq_txn.transport.diagnosis import explain
 from rmq_txn.transport.offsets import pin_new_group
 from rmq_txn.transport.plain import PlainSender
-from rmq_txn.transport.remoting import RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 from rmq_txn.transport.signals import HeldSignals
 from rmq_txn.verdict import Answer, Verdict
@@ -166,15 +165,7 @@ class NativeProducer(NativeClient):
 
     def is_registered(self, topic: str) -> bool:
         """See `ProducerTransport.is_registered`."""
-        for address, _queues in self._broker.masters(topic):
-            try:
-                known = self._broker.ask(address).producer_connections(self._group)
-            except RemotingError as error:
-                what = "does not say which producers it knows"
-                raise BrokerUnavailableError(f"broker {address} {what}: {error}") from error
-            if not any(client.client_id.endswith(self._instance) for client in known):
-                return False
-        return True
+        return self._is_known(topic, lambda broker: broker.producer_connections(self._group))
 
     def close(self, timeout_seconds: float) -> None:
         """See `ProducerTransport.close`."""
@@ -275,6 +266,10 @@ class NativeConsumer(NativeClient):
             log.warning("giving back one message failed, its whole pull goes back", error=str(error))
             return binding.RECONSUME_LATER
         return binding.CONSUME_SUCCESS
+
+    def is_registered(self, topic: str) -> bool:
+        """See `ConsumerTransport.is_registered`."""
+        return self._is_known(topic, lambda broker: broker.consumer_connections(self._group))
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """See `ConsumerTransport.close`."""

@@ -406,6 +406,23 @@ class TransportContract:
 
     # -- life
 
+    def test_a_started_client_is_known_to_its_brokers_and_another_of_its_group_is_not(
+        self, desk: Desk
+    ) -> None:
+        """Asked about this very client; a topic that no broker has can't be asked about."""
+        group = desk.new_group()
+        consumer = desk.new_consumer(group=group)
+        until(lambda: consumer.is_registered(desk.topic), "the registration of the consumer")
+        until(lambda: desk.producer.is_registered(desk.topic), "the registration of the producer")
+        strangers = (
+            desk.transport.consumer(group, {desk.topic: ["*"]}, 1, desk.answer_delivery),
+            desk.transport.producer(desk.group, desk.answer_check),
+        )
+        for known, stranger in zip((consumer, desk.producer), strangers, strict=True):
+            assert not stranger.is_registered(desk.topic)
+            with pytest.raises(BrokerUnavailableError, match="missing"):
+                known.is_registered(f"{desk.topic}-missing")
+
     def test_an_unreachable_broker_is_told_at_start(self) -> None:
         """By both kinds of client, in a few seconds."""
         transport = self.unreachable()

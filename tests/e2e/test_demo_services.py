@@ -51,7 +51,7 @@ def test_a_transfer_moves_money_and_earns_points(demo: Demo, unique: str) -> Non
     newest = demo.points.get("/points/alice/entries?limit=1").body
     (entry,) = newest["entries"]
     assert newest["user"] == "alice"
-    assert entry.pop("created_at").endswith("+00:00")
+    assert entry.pop("created_at").endswith("Z")
     assert entry == {"transfer_id": unique, "points": 25, "txn_id": answer.body["txn_id"]}
 
 
@@ -61,7 +61,7 @@ def test_a_transfer_without_an_id_gets_one(demo: Demo) -> None:
     assert answer.status == 201
     shown = demo.account.get(f"/transfers/{answer.body['transfer_id']}")
     assert shown.status == 200
-    assert shown.body.pop("created_at").endswith("+00:00")
+    assert shown.body.pop("created_at").endswith("Z")
     assert shown.body == {**answer.body, "from": "alice", "to": "bob", "amount": 100}
 
 
@@ -118,7 +118,7 @@ GOOD = {"from": "alice", "to": "bob", "amount": 100}
         b"null",
         b'{"from": "\xff", "to": "bob", "amount": 1}',
         b'{"from": "alice", "to": "bob", "amount": %s}' % (b"1" * 5000),
-        b"[" * 100_000,
+        b"[" * 16_000,
         {},
         {**GOOD, "amount": 0},
         {**GOOD, "amount": -1},
@@ -205,14 +205,11 @@ def test_lists_show_every_user_and_a_stranger_has_no_points(demo: Demo, unique: 
 def test_health_says_what_it_checked(demo: Demo) -> None:
     """200 with the state of each part."""
     # Red for some seconds after another test stopped a server.
-    until(lambda: demo.account.get("/health").status == 200, "a green health", 60)
-    assert demo.account.get("/health").body == {
-        "status": "ok",
-        "producer": "running",
-        "database": "ok",
-        "problems": [],
-    }
-    assert demo.points.get("/health").body == {"status": "ok", "consumer": "running", "database": "ok"}
+    for service in demo.services:
+        until(lambda s=service: s.get("/health").body["status"] == "ok", "a green health", 60)
+    parts = {"status": "ok", "registered": "ok", "broker": "ok", "database": "ok"}
+    assert demo.account.get("/health").body == {**parts, "producer": "running", "problems": []}
+    assert demo.points.get("/health").body == {**parts, "consumer": "running"}
 
 
 def test_fifty_parallel_requests_for_one_transfer_make_one_message(demo: Demo, unique: str) -> None:
@@ -359,7 +356,8 @@ def test_without_a_database_both_say_so_and_recover(demo: Demo, unique: str) -> 
         assert (answer.status, answer.body["error"]["code"]) == (503, "database_unavailable")
         for service in demo.services:
             health = service.get("/health")
-            assert (health.status, health.body["database"]) == (503, "unavailable")
+            assert (health.status, health.body["database"]) == (503, "does not answer")
+            assert health.body["broker"] == health.body["registered"] == "ok"
         reads = demo.account.get("/accounts"), demo.points.get("/points")
         assert [(read.status, read.body["error"]["code"]) for read in reads] == [
             (503, "database_unavailable")
@@ -445,6 +443,7 @@ def test_a_service_that_cannot_start_says_why(
     assert done.returncode == exit_code, done.stderr
     assert words.format(**names) in done.stderr
     assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("settings", [AccountSettings, PointsSettings])

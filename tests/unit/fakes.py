@@ -30,6 +30,7 @@ class FakeTransport:
         self.life: list[str] = []
         self.subscriptions: dict[str, tuple[str, ...]] = {}
         self.problem: Exception | None = None
+        self.registered: bool | Exception = True
 
     def producer(self, group: str, check: Checker) -> FakeClient:
         """See Transport."""
@@ -64,8 +65,10 @@ class FakeClient:
         """Take the message."""
 
     def is_registered(self, _topic: str) -> bool:
-        """Say yes: the broker of a fake knows everybody."""
-        return True
+        """Say what the transport was told to; the broker of a fake knows everybody."""
+        if isinstance(self._transport.registered, Exception):
+            raise self._transport.registered
+        return self._transport.registered
 
     def close(self, *_seconds: float) -> None:
         """Close."""

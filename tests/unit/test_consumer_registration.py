@@ -152,6 +152,21 @@ def test_a_start_without_handlers_is_refused_and_may_be_repeated(transport: Fake
     assert transport.life == ["start", "close"]
 
 
+def test_registered_is_yes_no_or_an_error(transport: FakeTransport) -> None:
+    """Brokers that can't be asked are not brokers that say no."""
+    consumer = make(transport)
+    consumer.handles("transfer")(handler)
+    with pytest.raises(LifecycleError):
+        consumer.is_registered()
+    with consumer:
+        for answer in (True, False):
+            transport.registered = answer
+            assert consumer.is_registered() is answer
+        transport.registered = BrokerUnavailableError("away")
+        with pytest.raises(BrokerUnavailableError, match="away"):
+            consumer.is_registered()
+
+
 def test_a_second_start_is_refused(transport: FakeTransport) -> None:
     """There is no restart."""
     consumer = make(transport)

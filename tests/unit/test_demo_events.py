@@ -73,7 +73,13 @@ def test_a_reader_of_another_life_gets_everything(module: object) -> None:
 @pytest.mark.parametrize("module", [demo_account_service.faults, demo_points_service.faults])
 @pytest.mark.parametrize(
     ("environment", "words"),
-    [({"DEMO_FAULTS": "yes"}, "allowed is 0 or 1"), ({"DEMO_FAULTS": "1"}, "DEMO_FOLDER is not set")],
+    [
+        ({"DEMO_FAULTS": "yes"}, "allowed is 0 or 1"),
+        ({"DEMO_FAULTS": "1"}, "DEMO_FOLDER is not set"),
+        ({"DEMO_CRASH": "at_lunch:t-1"}, "DEMO_CRASH is 'at_lunch:t-1', allowed is after_"),
+        ({"DEMO_CRASH": "after_commit"}, "DEMO_CRASH is 'after_commit', allowed is after_"),
+        ({"DEMO_CRASH": "after_commit_before_ack:"}, "DEMO_CRASH is 'after_commit_before_ack:', allowed is"),
+    ],
 )
 def test_a_switch_that_makes_no_sense_is_refused(
     module: object, environment: dict[str, str], words: str
@@ -83,6 +89,22 @@ def test_a_switch_that_makes_no_sense_is_refused(
     with pytest.raises(SettingsError, match=words):
         module.Faults.from_environment(environment, events)  # type: ignore[attr-defined]
     assert not module.Faults.from_environment({}, events).enabled  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("module", "point"),
+    [
+        (demo_account_service.faults, "after_half_message"),
+        (demo_account_service.faults, "after_commit"),
+        (demo_points_service.faults, "after_commit_before_ack"),
+    ],
+)
+def test_a_crash_point_needs_no_page(module: object, point: str) -> None:
+    """It is armed from the start, and nothing else can be armed."""
+    events = demo_account_service.events.Events("account", None)
+    faults = module.Faults.from_environment({"DEMO_CRASH": f"{point}:t-1"}, events)  # type: ignore[attr-defined]
+    assert not faults.enabled
+    assert set(faults._armed) == {"t-1"}
 
 
 def test_a_fault_strikes_once_however_often_it_is_armed(tmp_path: Path) -> None:

@@ -126,6 +126,19 @@ def test_health_is_asked_of_a_running_producer_only(rig: Rig) -> None:
     assert health.problems == ()
 
 
+def test_registered_is_yes_no_or_an_error(rig: Rig) -> None:
+    """Brokers that can't be asked are not brokers that say no."""
+    with pytest.raises(LifecycleError):
+        rig.producer.is_registered()
+    producer = rig.start()
+    for answer in (True, False):
+        rig.transport.registered = answer
+        assert producer.is_registered() is answer
+    rig.transport.registered = BrokerUnavailableError("away")
+    with pytest.raises(BrokerUnavailableError, match="away"):
+        producer.is_registered()
+
+
 def test_making_a_producer_touches_neither_broker_nor_database(rig: Rig) -> None:
     """Only `start` does."""
     assert rig.nothing_happened()

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from rmq_txn import RocketMQ
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.verdict import Answer, Verdict
 
 Talk = Callable[[socket.socket], None]
 
@@ -299,3 +301,21 @@ def test_an_address_that_cannot_be_one_is_refused(address: str) -> None:
     """A typo is found before anything is sent."""
     with pytest.raises(ValueError, match="allowed is 'host:port'"):
         RemotingClient(address)
+
+
+def test_a_topic_without_a_master_has_nobody_who_could_know_a_client() -> None:
+    """Slaves ask nobody and take no message: that is no registration with every broker, but none at all."""
+
+    def talk(connection: socket.socket) -> None:
+        receive_request(connection)
+        connection.sendall(answer(ROUTE.replace(b'0:"127.0.0.1:10911",', b"")))
+
+    for make in (
+        lambda broker: broker.producer("g", lambda _check: Verdict.UNKNOWN),
+        lambda broker: broker.consumer("g", {"t": ["*"]}, 1, lambda _delivery: Answer.RETRY),
+    ):
+        with (
+            server(talk) as address,
+            pytest.raises(BrokerUnavailableError, match="no broker of topic 't' has a master now"),
+        ):
+            make(RocketMQ(address)).is_registered("t")

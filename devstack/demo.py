@@ -360,7 +360,8 @@ Everything stays up until Ctrl-C, and services that die are started again. By ha
        -d '{{"from": "alice", "to": "bob", "amount": 4200}}'
   curl {points}/points/alice
   curl {points}/points/alice/entries
-  interactive pages: {account}/docs and {points}/docs
+  curl {account}/health
+  curl {account}/openapi.json
 """,
         flush=True,
     )

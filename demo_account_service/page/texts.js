@@ -167,6 +167,10 @@ export const errors = {
   timed_out: ["The broker answered too late. Nothing was changed; send it again.", "代理应答太迟。什么也没有改变，请再发一次。"],
   database_unavailable: ["The database can't be reached. Nothing was changed; send it again.", "连不上数据库。什么也没有改变，请再发一次。"],
   busy: ["Other transfers hold these accounts. Nothing was changed; send it again.", "其他转账占用着这些账户。什么也没有改变，请再发一次。"],
+  overloaded: ["The service has too many requests just now. Nothing was changed; send it again.", "服务此刻请求太多。什么也没有改变，请再发一次。"],
+  body_too_large: ["The request is too large. Nothing was changed.", "请求太大。什么也没有改变。"],
+  too_slow: ["The request took too long to arrive. Nothing was changed; send it again.", "请求传得太慢。什么也没有改变，请再发一次。"],
+  transaction_lost: ["The database ended the transaction early, and no message was sent. Do not repeat it; ask the operator.", "数据库提前结束了事务，没有发消息。请不要重复，询问运维人员。"],
   in_doubt: ["Nobody can say yet whether it was committed. Send it again with the same transfer_id: it happens once at most.", "暂时无法得知是否已提交。请用同一 transfer_id 再发：最多发生一次。"],
   points_service_unavailable: ["The points service does not answer now. Try again.", "积分服务暂时没有应答，请再试。"],
 };

@@ -69,6 +69,18 @@ def test_the_readme_and_openapi_name_the_same_codes(service: str) -> None:
     assert {code for _, code in told if f"`{code}`: " not in text} == {"http_404", "http_405"}
 
 
+def test_the_page_has_a_sentence_for_every_error_of_a_transfer() -> None:
+    """In both languages; the text of the service itself is English."""
+    texts = (ROOT / "demo_account_service" / "page" / "texts.js").read_text(encoding="utf-8")
+    told = set(
+        re.findall(r'^  (\w+): \["[^"]+", "[^"]+"\],$', texts.split("export const errors")[1], re.MULTILINE)
+    )
+    responses = openapi("account")["paths"]["/transfers"]["post"]["responses"]
+    codes = set(re.findall(r"`([a-z_]+)`: ", json.dumps(responses)))
+    assert codes
+    assert codes - told == {"internal"}  # its own text names the kind of bug
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_readme_names_every_setting_and_its_default(service: str) -> None:
     """As the code has them."""

@@ -173,6 +173,7 @@ class Reader:
 
 
 @pytest.mark.servers
+@pytest.mark.local_stack
 @pytest.mark.parametrize("readme", READMES)
 def test_the_readme_does_what_it_says(readme: str, stack: LocalStack, unique: str, tmp_path: Path) -> None:
     """A reader who follows "Into your own service" line by line gets the promised result."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,6 +73,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack | ContainerStac
     folder = CHECKOUT / ".devstack" / f"tests-{os.getpid()}"
     kind = ContainerStack if request.config.getoption("--stack") == "containers" else LocalStack
     running = kind(StackSettings.for_tests(folder))
+    reason = None
     try:
         library.require()
         running.start()
@@ -78,7 +81,12 @@ def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack | ContainerStac
         shutil.rmtree(folder, ignore_errors=True)
         if request.config.getoption("--require-servers"):
             raise
-        pytest.skip(f"the real servers can't be started here: {error}")
+        reason = f"the real servers can't be started here: {error}"
+    if reason is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()  # the docker package leaves a socket that could not connect to the collector
+        pytest.skip(reason)
     try:
         yield running
     finally:

@@ -6,7 +6,8 @@ import io
 import random
 import socket
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from rmq_txn.errors import RmqTxnError
@@ -22,6 +23,7 @@ HOST: Final = "127.0.0.1"
 _PORTS: Final = range(20_000, 32_000)
 _PORT_ATTEMPTS: Final = 5
 _FILE_BYTES: Final = 64 * 1024
+_MISSING: Final = "testcontainers is not installed, install it: pip install 'rmq-txn[testing]'"
 
 
 class ContainerError(RmqTxnError):
@@ -39,19 +41,10 @@ def new_container(image: str) -> DockerContainer:
     Raises:
         ContainerError: testcontainers is missing, no engine answers, or it is on another machine.
     """
-    try:
-        from docker.errors import DockerException
+    with _explained():
         from testcontainers.core.container import DockerContainer
-    except ImportError as exc:
-        raise ContainerError(
-            f"testcontainers is not installed ({exc}), install it: pip install 'rmq-txn[testing]'"
-        ) from exc
-    try:
+
         container = DockerContainer(image)
-    except DockerException as exc:
-        raise ContainerError(
-            f"no container engine answers ({exc}), start Docker or say in DOCKER_HOST where it is"
-        ) from exc
     host = container.get_docker_client().host()
     if host not in (HOST, "localhost"):
         raise ContainerError(
@@ -62,10 +55,33 @@ def new_container(image: str) -> DockerContainer:
 
 
 def new_network() -> Network:
-    """Return a network of one's own that exists; remove() it after its containers."""
-    from testcontainers.core.network import Network
+    """
+    Return a network of one's own that exists; remove() it after its containers.
 
-    return Network().create()
+    Raises:
+        ContainerError: testcontainers is missing or no engine answers.
+    """
+    with _explained():
+        from testcontainers.core.network import Network
+
+        return Network().create()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to install or to start when the first question to the engine fails."""
+    try:
+        from docker.errors import DockerException
+    except ImportError as exc:
+        raise ContainerError(_MISSING) from exc
+    try:
+        yield
+    except ImportError as exc:
+        raise ContainerError(_MISSING) from exc
+    except DockerException as exc:
+        raise ContainerError(
+            f"no container engine answers ({exc}), start Docker or say in DOCKER_HOST where it is"
+        ) from exc
 
 
 def start_on_free_ports(

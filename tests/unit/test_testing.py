@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from devstack import ContainerStack, StackError, StackSettings
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.testing import ContainerError, RocketMQContainer, engine
 from rmq_txn.testing.broker import as_text, broker_properties, delays_of
@@ -49,16 +51,21 @@ def test_without_testcontainers_the_error_is_the_command(
     for name in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ContainerError, match=r"pip install 'rmq-txn\[testing\]'"):
-        RocketMQContainer().start()
+    for first in (RocketMQContainer().start, engine.new_network):
+        with pytest.raises(ContainerError, match=r"pip install 'rmq-txn\[testing\]'"):
+            first()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_without_an_engine_the_error_says_what_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_engine_the_error_says_what_to_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Nobody listens there."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with pytest.raises(ContainerError, match=r"no container engine answers .*start Docker"):
         RocketMQContainer().start()
+    with pytest.raises(StackError, match=r"no container engine answers .*start Docker"):
+        ContainerStack(StackSettings.for_tests(tmp_path)).start()
     gc.collect()  # the docker package leaves the socket that could not connect to the collector, which warns
 
 

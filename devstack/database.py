@@ -10,6 +10,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,20 @@ _CONNECT_SECONDS = 3
 _GRANTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES"
 # Distributions put the server where ordinary users have no PATH to.
 _SERVER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+
+
+# What every server of a stack is told, wherever it runs.
+OPTIONS = (
+    "--skip-name-resolve",
+    "--skip-log-bin",
+    "--character-set-server=utf8mb4",
+    "--innodb-flush-log-at-trx-commit=1",
+    "--innodb-buffer-pool-size=64M",
+    "--key-buffer-size=1M",
+    "--max-connections=300",
+    "--performance-schema=OFF",
+    "--loose-mysqlx=OFF",  # MySQL's second protocol would listen on a fixed port
+)
 
 
 class DatabaseServer:
@@ -89,55 +104,22 @@ class DatabaseServer:
             # Relative to the data folder: a long folder would exceed the 107 bytes of an address.
             "--socket=server.sock",
             f"--pid-file={self._data / 'server.pid'}",
-            "--skip-name-resolve",
-            "--skip-log-bin",
-            "--character-set-server=utf8mb4",
-            "--innodb-flush-log-at-trx-commit=1",
-            "--innodb-buffer-pool-size=64M",
-            "--key-buffer-size=1M",
-            "--max-connections=300",
-            "--performance-schema=OFF",
-            "--loose-mysqlx=OFF",  # MySQL's second protocol would listen on a fixed port
+            *OPTIONS,
             *(f"--{key}={value}" for key, value in self._options.items()),
         ]
 
     def probe(self) -> None:
         """Run a query with the account that the start has made."""
-        try:
-            with closing(self._connect()) as connection, connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
-        except pymysql.MySQLError as exc:
-            raise NotReadyError(str(exc)) from exc
+        probe(self._connect)
 
     def url(self, name: str) -> str:
         """Create a database and its account if they are missing and return the URL to use them."""
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
-            raise ValueError(
-                f"database name is {name!r}, allowed are a lower-case letter, then up to 31 lower-"
-                f"case letters, digits and '_'"
-            )
         password = self._password(name)
-        account = f"'{name}'@'{HOST}'"
-        pattern = name.replace("_", r"\_")  # in GRANT an underscore stands for any character
-        try:
-            with closing(self._connect()) as connection, connection.cursor() as cursor:
-                cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
-                cursor.execute(f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{password}'")
-                cursor.execute(f"GRANT {_GRANTS} ON `{pattern}`.* TO {account}")
-        except pymysql.MySQLError as exc:
-            raise StackError(f"cannot create database {name!r} on port {self.port}: {exc}") from exc
+        make_database(self._connect, name, HOST, password)
         return f"mysql://{name}:{password}@{HOST}:{self.port}/{name}"
 
     def _connect(self) -> Connection[Cursor]:
-        return pymysql.connect(
-            host=HOST,
-            port=self.port,
-            user=_ADMIN,
-            password=self._password(_ADMIN),
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_CONNECT_SECONDS * 10,
-            write_timeout=_CONNECT_SECONDS * 10,
-        )
+        return connect(self.port, _ADMIN, self._password(_ADMIN))
 
     def _password(self, account: str) -> str:
         """Derive an account's password from the folder's secret: nothing else to store."""
@@ -186,3 +168,51 @@ class DatabaseServer:
     def _as_root() -> list[str]:
         """Both servers refuse to run as root unless told so."""
         return ["--user=root"] if os.geteuid() == 0 else []
+
+
+def connect(port: int, user: str, password: str) -> Connection[Cursor]:
+    """Connect to a server of this machine."""
+    return pymysql.connect(
+        host=HOST,
+        port=port,
+        user=user,
+        password=password,
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_CONNECT_SECONDS * 10,
+        write_timeout=_CONNECT_SECONDS * 10,
+    )
+
+
+def probe(connect: Callable[[], Connection[Cursor]]) -> None:
+    """Run a query; NotReadyError when that fails."""
+    try:
+        with closing(connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except pymysql.MySQLError as exc:
+        raise NotReadyError(str(exc)) from exc
+
+
+def make_database(connect: Callable[[], Connection[Cursor]], name: str, clients: str, password: str) -> None:
+    """
+    Create a database and an account of the same name, if they are missing.
+
+    Args:
+        connect: returns a connection of an administrator.
+        name: a lower-case letter, then up to 31 lower-case letters, digits and '_'.
+        clients: the address that the server sees the account's clients come from, or '%'.
+        password: the account's.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name):
+        raise ValueError(
+            f"database name is {name!r}, allowed are a lower-case letter, then up to 31 lower-"
+            f"case letters, digits and '_'"
+        )
+    account = f"'{name}'@'{clients}'"
+    pattern = name.replace("_", r"\_")  # in GRANT an underscore stands for any character
+    try:
+        with closing(connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE IF NOT EXISTS `{name}` CHARACTER SET utf8mb4")
+            cursor.execute(f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{password}'")
+            cursor.execute(f"GRANT {_GRANTS} ON `{pattern}`.* TO {account}")
+    except pymysql.MySQLError as exc:
+        raise StackError(f"cannot create database {name!r}: {exc}") from exc

@@ -15,12 +15,10 @@ from devstack.errors import StackError
 from devstack.guard import write_atomically
 from devstack.machine import require_disk, require_memory
 from devstack.rocketmq import Broker, NameServer
-from devstack.server import Server, poll_until
+from devstack.routes import create_topic
+from devstack.server import Server
 from devstack.settings import StackPorts, StackSettings
-from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.remoting import RemotingError
 
-_ROUTE_SECONDS = 20.0
 # Beside their heaps: class data, threads and buffers of two JVMs, and the database.
 _MEMORY_BESIDE_HEAPS_MB = 600
 
@@ -81,16 +79,7 @@ class LocalStack:
 
     def create_topic(self, name: str, queues: int = 4) -> None:
         """Create a topic, or change its number of queues; return when the name server knows it."""
-        try:
-            self._broker.create_topic(name, queues)
-            known = poll_until(lambda: self._broker.has_route(name), _ROUTE_SECONDS)
-        except (BrokerUnavailableError, RemotingError) as exc:
-            raise StackError(f"cannot create topic {name!r}: {exc}") from exc
-        if not known:
-            raise StackError(
-                f"the name server has no route of topic {name!r} after {_ROUTE_SECONDS:g} s, is "
-                f"the broker registered with it?"
-            )
+        create_topic(self._broker, name, queues)
 
     def start(self) -> None:
         """

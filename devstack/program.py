@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+from devstack.errors import StackError
+
+_PROBE_PAUSE_SECONDS = 0.2  # a probe is work and log lines for a server that is busy starting
 
 
 class NotReadyError(Exception):
@@ -31,3 +37,21 @@ class ServerProgram(Protocol):
 
     def probe(self) -> None:
         """Ask the server itself whether it serves; raise NotReadyError while it doesn't."""
+
+
+def wait_until_ready(
+    seconds: float, alive: Callable[[], bool], probe: Callable[[], None], report: Callable[[str], str]
+) -> None:
+    """Return when a server answers its probe; StackError with a report at the deadline or if it ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if not alive():
+            raise StackError(report("ended before it was ready"))
+        try:
+            probe()
+        except NotReadyError as exc:
+            if time.monotonic() > deadline:
+                raise StackError(report(f"not ready after {seconds:g} s: {exc}")) from exc
+        else:
+            return
+        time.sleep(_PROBE_PAUSE_SECONDS)

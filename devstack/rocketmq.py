@@ -14,16 +14,15 @@ from devstack.jars import rocketmq_jars
 from devstack.program import NotReadyError
 from devstack.settings import StackPorts, StackSettings
 from rmq_txn.errors import BrokerUnavailableError
+from rmq_txn.testing.broker import READY_TOPIC, as_text, broker_properties, has_route
 from rmq_txn.transport.remoting import RemotingClient, RemotingError
 from rmq_txn.transport.wire import Credentials
 
 HOST = "127.0.0.1"
 BROKER_NAME = "devstack-broker"
 CLUSTER_NAME = "devstack"
-READY_TOPIC = "devstack-ready"
 
 _PROBE_SECONDS = 2.0
-_MEGABYTE = 1024 * 1024
 # RocketMQ frees mapped files and reads channel internals by reflection. Only Java 9 and newer know
 # these options, and only they read the variable.
 _JAVA_9_OPTIONS = " ".join(
@@ -94,9 +93,7 @@ class _JavaServer:
         (self._home / "tmp").mkdir(parents=True, exist_ok=True)
         self._conf.mkdir(parents=True, exist_ok=True)
         path = self._conf / file_name
-        # A backslash escapes in Java properties; other characters of our values don't.
-        lines = [f"{key}={value}".replace("\\", "\\\\") for key, value in properties.items()]
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text(as_text(properties))
         return path
 
     def _rocketmq_log(self, name: str) -> Path:
@@ -165,60 +162,50 @@ class Broker(_JavaServer):
 
     def prepare(self) -> None:
         """Write the configuration of broker and proxy."""
-        settings, ports = self._settings, self._stack_ports
+        settings = self._settings
         store = self._home / "store"
         # The broker fails with a NullPointerException when it can't make these itself.
         store.mkdir(parents=True, exist_ok=True)
         properties = {
-            "brokerClusterName": CLUSTER_NAME,
-            "brokerName": self._broker_name,
-            "brokerId": "0",
-            "namesrvAddr": self._name_server_address,
-            "brokerIP1": settings.advertised_host,
+            **self.properties(name_server=self._name_server_address, store=str(store)),
             "brokerIP2": HOST,
             "bindAddress": HOST,
-            "listenPort": str(ports.broker),
-            "haListenPort": str(ports.broker + 1),
-            "storePathRootDir": str(store),
-            "autoCreateTopicEnable": "false",
-            "autoCreateSubscriptionGroup": "true",
-            "flushDiskType": "ASYNC_FLUSH",
-            "transactionTimeOut": str(round(settings.transaction_timeout_seconds * 1000)),
-            "transactionCheckInterval": str(round(settings.transaction_check_interval_seconds * 1000)),
-            "transactionCheckMax": str(settings.transaction_check_max),
-            # After its start the broker spins on a core for this long (10 s by default): the wait of
-            # TransactionMetricsFlushService stands inside the condition that it waits for.
-            "transactionMetricFlushInterval": "1000",
-            # The least the broker accepts: a restarted name server knows it again after 10 s.
-            "registerNameServerPeriod": "10000",
-            # 200 ms by default: on a busy small machine sends would be refused ("broker busy").
-            "waitTimeMillsInSendQueue": "5000",
-            "osPageCacheBusyTimeOutMills": "5000",
-            # Delete no messages because the disk is nearly full; 95 is the most it accepts.
-            "diskMaxUsedSpaceRatio": "95",
-            # Small files: they are as large as this from the first message on.
-            "mappedFileSizeCommitLog": str(64 * _MEGABYTE),
-            "mappedFileSizeConsumeQueue": str(20 * 50_000),
-            "mappedFileSizeTimerLog": str(16 * _MEGABYTE),
-            "maxHashSlotNum": "100000",
-            "maxIndexNum": "400000",
             **settings.broker_properties,
         }
         self._write_properties("broker.conf", properties)
-        proxy = {
+        proxy = self.proxy_settings(name_server=self._name_server_address)
+        (self._conf / "proxy.json").write_text(json.dumps(proxy, indent=2) + "\n")
+
+    def properties(self, *, name_server: str, store: str) -> dict[str, str]:
+        """Return the lines of broker.conf that are the same in every place; both as the broker sees them."""
+        settings = self._settings
+        return broker_properties(
+            name=self._broker_name,
+            cluster=CLUSTER_NAME,
+            name_server=name_server,
+            advertised_host=settings.advertised_host,
+            port=self._stack_ports.broker,
+            store=store,
+            transaction_timeout_seconds=settings.transaction_timeout_seconds,
+            transaction_check_interval_seconds=settings.transaction_check_interval_seconds,
+            transaction_check_max=settings.transaction_check_max,
+        )
+
+    def proxy_settings(self, *, name_server: str) -> dict[str, object]:
+        """Return the configuration of the proxy; clients are told to find it on HOST."""
+        return {
             "rocketMQClusterName": CLUSTER_NAME,
             "proxyClusterName": CLUSTER_NAME,
             "proxyName": f"{self._broker_name}-proxy",
             "proxyMode": "LOCAL",
-            "namesrvAddr": self._name_server_address,
+            "namesrvAddr": name_server,
             "localServeAddr": HOST,
             "remotingAccessAddr": HOST,
-            "grpcServerPort": ports.proxy_grpc,
-            "remotingListenPort": ports.proxy_remoting,
+            "grpcServerPort": self._stack_ports.proxy_grpc,
+            "remotingListenPort": self._stack_ports.proxy_remoting,
             # Long polls of clients would hold a stop for 30 s.
             "grpcShutdownTimeSeconds": 1,
         }
-        (self._conf / "proxy.json").write_text(json.dumps(proxy, indent=2) + "\n")
 
     def command(self) -> list[str]:
         """Return the command line."""
@@ -254,11 +241,7 @@ class Broker(_JavaServer):
 
     def has_route(self, topic: str) -> bool:
         """Tell whether the name server sends clients of a topic to this broker."""
-        try:
-            route = self._client(self._name_server_address).topic_route(topic)
-        except RemotingError:
-            return False
-        return any(broker.master_address == self._advertised_address for broker in route.brokers)
+        return has_route(self._client(self._name_server_address), topic, self._advertised_address)
 
     def _client(self, address: str) -> RemotingClient:
         user = self._settings.credentials

@@ -16,12 +16,11 @@ from pathlib import Path
 from devstack.errors import StackError
 from devstack.guard import start_ticks
 from devstack.machine import require_free_ports
-from devstack.program import NotReadyError, ServerProgram
+from devstack.program import ServerProgram, wait_until_ready
 from devstack.record import ProcessId, ServerRecord
 
 _GUARD = Path(__file__).with_name("guard.py")
 _POLL_SECONDS = 0.05
-_PROBE_PAUSE_SECONDS = 0.2  # a probe is work and log lines for a server that is busy starting
 _GUARD_START_SECONDS = 10.0
 # After SIGKILL only the kernel has work to do: pages to unmap, files to close.
 _KILLED_SECONDS = 20.0
@@ -92,18 +91,7 @@ class Server:
     def wait_ready(self, *, timeout_seconds: float | None = None) -> None:
         """Wait until the server itself answers; default deadline: that of its kind."""
         seconds = self._program.ready_seconds if timeout_seconds is None else timeout_seconds
-        deadline = time.monotonic() + seconds
-        while True:
-            if not self.alive:
-                raise StackError(self._report("ended before it was ready"))
-            try:
-                self._program.probe()
-            except NotReadyError as exc:
-                if time.monotonic() > deadline:
-                    raise StackError(self._report(f"not ready after {seconds:g} s: {exc}")) from exc
-            else:
-                return
-            time.sleep(_PROBE_PAUSE_SECONDS)
+        wait_until_ready(seconds, lambda: self.alive, self._program.probe, self._report)
 
     def stop(self) -> None:
         """Stop it cleanly (SIGTERM), kill it if that takes too long; nothing when it is down."""

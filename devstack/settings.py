@@ -10,14 +10,13 @@ from types import MappingProxyType
 from typing import Final
 
 from devstack.machine import free_port_block
+from rmq_txn.testing.broker import SHORT_POLLS
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 DEFAULT_FOLDER: Final = CHECKOUT / ".devstack" / "stack"
 
 # Level 3 is the first redelivery of a message that a consumer refused, level 4 the second, …
 _FAST_DELAY_LEVELS: Final = "1s 1s 1s 1s 2s 2s 2s 3s 3s 3s 3s 3s 3s 3s 3s 3s 3s 3s"
-# The broker holds a consumer's question for 0.2 s instead of 15 s: consumers stop sooner.
-_SHORT_POLLS: Final = {"longPollingEnable": "false", "shortPollingTimeMills": "200"}
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -156,6 +155,6 @@ class StackSettings:
             "transaction_timeout_seconds": 3.0,
             "transaction_check_interval_seconds": 5.0,
             **overrides,
-            "broker_properties": {"messageDelayLevel": _FAST_DELAY_LEVELS, **_SHORT_POLLS, **more},
+            "broker_properties": {"messageDelayLevel": _FAST_DELAY_LEVELS, **SHORT_POLLS, **more},
         }
         return cls(folder=folder, **values)  # type: ignore[arg-type]

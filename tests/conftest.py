@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from devstack import LocalStack, StackError, StackSettings
+from devstack import ContainerStack, LocalStack, Stack, StackError, StackSettings
 from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import NativeLibraryError
 from rmq_txn.transport import library
 from tests.kit.desk import Desk
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+NEEDS_PROCESSES = (
+    "needs the servers as processes of this machine (their ports, signals or files): run it without --stack"
+)
+NEEDS_ENGINE = "starts containers: run it with --stack containers where an engine is"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stack",
+        choices=["local", "containers"],
+        default="local",
+        help="the real servers: processes of this machine (default), or containers of your engine",
+    )
     parser.addoption(
         "--require-servers",
         action="store_true",
@@ -33,8 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Cheap tests first: unit, model, contract, integration, e2e; the rest keeps its (random) order."""
+    in_containers = config.getoption("--stack") == "containers"
     tiers = ["unit", "model", "contract", "integration", "e2e"]
 
     def tier(item: pytest.Item) -> int:
@@ -42,6 +55,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return tiers.index(folder) if folder in tiers else 0
 
     items.sort(key=tier)
+    for item in items:
+        folder = Path(item.path).relative_to(CHECKOUT / "tests").parts[0]
+        local = folder == "e2e" or item.get_closest_marker("local_stack")
+        if in_containers and local:
+            item.add_marker(pytest.mark.skip(reason=NEEDS_PROCESSES))
+        elif folder == "containers" and not in_containers:
+            item.add_marker(pytest.mark.skip(reason=NEEDS_ENGINE))
     if os.environ.get("CI"):  # docs/decisions/0022-a-second-try-is-seen.md
         for item in items:
             if tier(item):
@@ -49,10 +69,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack]:
-    """Start real RocketMQ and a real database for this test run, in a folder of its own."""
+def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack | ContainerStack]:
+    """
+    Start real RocketMQ and a real database for this test run, in a folder or containers of its own.
+
+    A test that uses more than the Stack protocol is marked `local_stack`.
+    """
     folder = CHECKOUT / ".devstack" / f"tests-{os.getpid()}"
-    running = LocalStack(StackSettings.for_tests(folder))
+    kind = ContainerStack if request.config.getoption("--stack") == "containers" else LocalStack
+    running = kind(StackSettings.for_tests(folder))
+    reason = None
     try:
         library.require()
         running.start()
@@ -60,7 +86,12 @@ def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack]:
         shutil.rmtree(folder, ignore_errors=True)
         if request.config.getoption("--require-servers"):
             raise
-        pytest.skip(f"the real servers can't be started here: {error}")
+        reason = f"the real servers can't be started here: {error}"
+    if reason is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()  # the docker package leaves a socket that could not connect to the collector
+        pytest.skip(reason)
     try:
         yield running
     finally:
@@ -75,25 +106,25 @@ def unique() -> str:
 
 
 @pytest.fixture
-def broker(stack: LocalStack) -> RocketMQ:
+def broker(stack: Stack) -> RocketMQ:
     """Return the real broker as a transport."""
     return RocketMQ(stack.name_server)
 
 
 @pytest.fixture
-def topic(stack: LocalStack, unique: str) -> str:
+def topic(stack: Stack, unique: str) -> str:
     """Return a topic of this test's own."""
     stack.create_topic(unique)
     return unique
 
 
 @pytest.fixture
-def database_url(stack: LocalStack, unique: str) -> str:
+def database_url(stack: Stack, unique: str) -> str:
     """Return the URL of an empty database of this test's own, our tables applied."""
     return prepared_url(stack, unique)
 
 
-def prepared_url(stack: LocalStack, name: str) -> str:
+def prepared_url(stack: Stack, name: str) -> str:
     """Make a database with our tables and a business table `effect(id, note)`; return its URL."""
     url = stack.database_url(name)
     database = Database.mysql(url)
@@ -130,7 +161,7 @@ def database(database_url: str, open_database: Callable[..., Database]) -> Datab
 
 
 @pytest.fixture
-def desk(stack: LocalStack, database_url: str, database: Database, topic: str) -> Iterator[Desk]:
+def desk(stack: Stack, database_url: str, database: Database, topic: str) -> Iterator[Desk]:
     """Return a desk; everything it started is closed, last first."""
     desk = Desk(stack, database_url, database, topic)
     with desk.resources:

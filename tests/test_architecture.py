@@ -66,6 +66,11 @@ TIERS: dict[str, float] = {
     "rmq_txn.upkeep": 4.1,
     "rmq_txn.producer": 5,
     "rmq_txn.consumer": 5,
+    "rmq_txn.testing.broker": 3,
+    "rmq_txn.testing.image": 3,
+    "rmq_txn.testing.engine": 3,
+    "rmq_txn.testing.container": 3.1,
+    "rmq_txn.testing": 3.2,
     "rmq_txn.cli.exit_codes": 6,
     "rmq_txn.cli.native": 6.1,
     "rmq_txn.cli.arguments": 6.05,
@@ -87,6 +92,9 @@ TIERS: dict[str, float] = {
 WRAPPED = {
     "rocketmq": {"rmq_txn.transport.binding"},
     "dbutils": {"rmq_txn.pool"},
+    # An extra, so imported only where it is used; elsewhere for its types alone.
+    "testcontainers": {"rmq_txn.testing.engine", "rmq_txn.testing.container"},
+    "docker": {"rmq_txn.testing.engine"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {"rmq_txn.pool", "rmq_txn.session", "rmq_txn.database", "rmq_txn.transaction"},
 }

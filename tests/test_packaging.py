@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-WITHOUT_NATIVE = """
+WITHOUT_OTHERS = """
 import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "rocketmq":
+        if name.split(".")[0] in ("rocketmq", "testcontainers", "docker"):
             raise ImportError("rocketmq dynamic library not found")
 
 sys.meta_path.insert(0, Blocker())
@@ -105,6 +105,8 @@ def test_the_metadata_is_what_pyproject_says(wheel: Path) -> None:
     names = {re.split(r"[<>=]", line.removeprefix("Requires-Dist: "))[0] for line in required}
     # rsa: without it PyMySQL can't log in to a MySQL 8 that has its defaults and no TLS.
     assert names == {"dbutils", "pymysql[rsa]", "rocketmq-client-python", "structlog"}
+    extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra")}
+    assert extras == {"native-install", "testing"}
 
 
 def test_the_files_come_from_the_wheel(installed: Path) -> None:
@@ -114,10 +116,12 @@ def test_the_files_come_from_the_wheel(installed: Path) -> None:
     assert Path(answer.stdout.strip()) == installed / "rmq_txn" / "__init__.py"
 
 
-def test_the_package_imports_without_the_native_library(installed: Path) -> None:
-    """Importing `rocketmq` raises when its library is missing; we import it only when it is used."""
-    program = "import rmq_txn, rmq_txn.cli; [getattr(rmq_txn, name) for name in rmq_txn.__all__]"
-    answer = run(installed, "-c", WITHOUT_NATIVE + program)
+def test_the_package_imports_without_the_native_library_and_the_extras(installed: Path) -> None:
+    """Importing `rocketmq` raises without its library; it and the extras are imported when used."""
+    program = (
+        "import rmq_txn, rmq_txn.cli, rmq_txn.testing; [getattr(rmq_txn, name) for name in rmq_txn.__all__]"
+    )
+    answer = run(installed, "-c", WITHOUT_OTHERS + program)
     assert (answer.returncode, answer.stderr) == (0, "")
 
 

@@ -27,41 +27,50 @@ SERVICES = "rmq-txn-demo:0.1.0"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
+def say(text: str) -> None:
+    """Tell what was seen."""
+    print(f"containers: {text}", flush=True)
+
+
 def run(*command: str, **options: object) -> str:
     """Run a command and return what it printed; its error output goes to ours."""
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout  # type: ignore[call-overload]
 
 
 @contextmanager
-def engine() -> Iterator[None]:
-    """Start dockerd with a folder and a socket of its own; DOCKER_HOST leads there until the end."""
-    if Path("/sys/class/net/docker0").exists():
-        raise SystemExit("an engine runs here and this test starts one of its own: stop that one first")
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    # A socket's path has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="rmq-txn-") as short, (FOLDER / "dockerd.log").open("w") as log:
-        socket = f"unix://{short}/docker.sock"
-        command = [
-            "dockerd",
-            f"--host={socket}",
-            f"--data-root={FOLDER / 'docker'}",
-            f"--exec-root={short}/exec",
-        ]
-        command += [f"--pidfile={short}/pid", "--bridge=none"]
-        with subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as dockerd:
-            os.environ["DOCKER_HOST"] = socket
-            try:
-                until(lambda: dockerd.poll() is not None or _answers(), "an answer of dockerd", 60)
-                if dockerd.poll() is not None:
-                    raise SystemExit(f"dockerd ended, its log: {FOLDER / 'dockerd.log'}")
-                yield
-            finally:
-                del os.environ["DOCKER_HOST"]
-                dockerd.terminate()
-                dockerd.wait()
-                # It may leave this mounted (a namespace file, seen once in three runs).
-                if (namespace := Path(short, "exec", "netns", "default")).is_mount():
-                    run("umount", str(namespace))
+def engine(short: Path, *options: str) -> Iterator[None]:
+    """
+    Start dockerd with a folder and a socket of its own; DOCKER_HOST leads there until the end.
+
+    Args:
+        short: folder of its socket, whose path may have at most 107 bytes.
+        options: more options of dockerd.
+    """
+    socket = f"unix://{short}/docker.sock"
+    command = ["dockerd", f"--host={socket}", f"--data-root={FOLDER / 'docker'}"]
+    command += [f"--exec-root={short}/exec", f"--pidfile={short}/pid", *options]
+    with (
+        (FOLDER / "dockerd.log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as dockerd,
+    ):
+        os.environ["DOCKER_HOST"] = socket
+        try:
+            until(lambda: dockerd.poll() is not None or _answers(), "an answer of dockerd", 60)
+            if dockerd.poll() is not None:
+                raise SystemExit(f"dockerd ended, its log: {FOLDER / 'dockerd.log'}")
+            yield
+        finally:
+            del os.environ["DOCKER_HOST"]
+            dockerd.terminate()
+
+
+def remove_leftovers() -> None:
+    """Remove the containers, volumes and networks of a run that was killed."""
+    if containers := run("docker", "ps", "--all", "--quiet").split():
+        run("docker", "rm", "--force", "--volumes", *containers)
+    if volumes := run("docker", "volume", "ls", "--quiet").split():
+        run("docker", "volume", "rm", *volumes)
+    run("docker", "network", "prune", "--force")
 
 
 def _answers() -> bool:
@@ -69,7 +78,7 @@ def _answers() -> bool:
 
 
 def make_images() -> None:
-    """Make the stand-ins, then the image of both services as the Dockerfile says."""
+    """Make the stand-ins, then the image of both services as the Dockerfile says; only what has changed."""
     if not run("docker", "image", "ls", "--quiet", BASE):
         with tempfile.TemporaryDirectory(dir=FOLDER) as root:
             run("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", root)
@@ -89,6 +98,6 @@ def make_images() -> None:
 
 
 def _build(image: str, context: Path) -> None:
-    # With the network of the host: the engine has no bridge, and mirrors may be known to the host only.
+    # With the network of the host: mirrors may be known to the host only.
     index = ["--build-arg=PIP_INDEX_URL"] if "PIP_INDEX_URL" in os.environ and image == SERVICES else []
     run("docker", "build", "--quiet", "--network=host", f"--tag={image}", *index, str(context))

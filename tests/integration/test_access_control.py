@@ -21,7 +21,7 @@ from tests.conftest import CHECKOUT, prepared_url
 from tests.kit.transports import RecordChecks, Wrapped, never_answers
 from tests.kit.wait import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 USER, SECRET, TOPIC = "rocketmq", "12345678", "guarded"
 

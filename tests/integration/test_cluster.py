@@ -27,7 +27,7 @@ from rmq_txn.transport.remoting import RemotingClient
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 CLIENTS = 3
 STEP = 30

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.transport.remoting import RemotingClient, RemotingError
 from tests.kit import wait
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 # Starts name server and database as their owner, prints their pids, then waits to be killed.
 OWNER = """
@@ -98,6 +99,23 @@ def run_sql(url: str, statement: str) -> object:
 def test_a_local_stack_is_a_stack(running: LocalStack) -> None:
     """The seam that demo and tests use is what the local stack offers."""
     assert isinstance(running, Stack)
+
+
+def test_the_example_of_the_document_runs(tmp_path: Path) -> None:
+    """docs/testing.md, in a folder of one's own with the checkout on the path."""
+    text = (CHECKOUT / "docs" / "testing.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n# local\.py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert re.fullmatch(r"127\.0\.0\.1:\d+ mysql://account:\w+@127\.0\.0\.1:\d+/account\n", ran.stdout)
 
 
 def test_two_stacks_run_side_by_side(

@@ -62,6 +62,7 @@ COMMANDS = {
     "./dev chaos": "tests/e2e/test_chaos.py::test_the_books_agree_after_a_short_run_of_random_faults",
     "docker compose up": CONTAINERS,
     "./dev test --containers": CONTAINERS,
+    "./dev test --stack containers": CONTAINERS,
     "./dev test": HERE,  # this run: .ci/run is nothing but ./dev test
     "pip install '.[native-install]'": "tests/test_packaging.py::test_the_files_come_from_the_wheel",
     "rmq-txn native install": "tests/unit/test_library.py::test_install_downloads_from_the_configured_index",
@@ -145,6 +146,7 @@ class Reader:
 
 
 @pytest.mark.servers
+@pytest.mark.local_stack
 @pytest.mark.parametrize("readme", READMES)
 def test_the_readme_does_what_it_says(readme: str, stack: LocalStack, unique: str, tmp_path: Path) -> None:
     """A reader who follows "Into your own service" line by line gets the promised result."""

@@ -25,7 +25,7 @@ from tests.kit.rows import rows
 from tests.kit.transports import DeliverTwice, Wrapped
 from tests.kit.wait import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 UNICODE = "转账 ½ – 🎁"
 PROPERTIES = {"trace": "00-4bf92f-01", "城市": UNICODE}

@@ -32,7 +32,7 @@ from tests.kit.rows import rows
 from tests.kit.transports import Wrapped
 from tests.kit.wait import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 GIVEN_UP = "TRANS_CHECK_MAX_TIME_TOPIC"
 BUDGET_SECONDS = 8.0  # the impatient broker below needs about four

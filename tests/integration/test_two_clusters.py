@@ -16,7 +16,7 @@ from rmq_txn import Database, IdempotentConsumer, Message, RocketMQ, Transaction
 from tests.conftest import CHECKOUT
 from tests.kit.wait import until
 
-pytestmark = pytest.mark.servers
+pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 
 @pytest.fixture

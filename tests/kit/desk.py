@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from devstack import LocalStack
+from devstack import Stack
 from rmq_txn import (
     Database,
     Delivery,
@@ -24,7 +24,7 @@ from tests.kit.wait import until
 class Desk:
     """A producer, and consumers of one group that write `effect` rows."""
 
-    def __init__(self, stack: LocalStack, url: str, database: Database, topic: str) -> None:
+    def __init__(self, stack: Stack, url: str, database: Database, topic: str) -> None:
         self.stack, self.url, self.database, self.topic = stack, url, database, topic
         self.resources = ExitStack()
         self.deliveries: list[Delivery] = []

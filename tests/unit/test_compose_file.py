@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from devstack import StackSettings
+from tests.containers.demo import SERVERS
 from tests.containers.engine import IMAGES
 from tests.containers.engine import SERVICES as SERVICES_IMAGE
-from tests.containers.run import SERVERS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TEXT = (CHECKOUT / "docker-compose.yml").read_text(encoding="utf-8")

@@ -45,12 +45,15 @@ export function noteStart(event) {
 export function stateOf(events) {
   // Of no transfer: with such a half message a producer registers when it starts.
   if (!events.some((event) => event.transfer_id)) return "warm_up";
+  const committed = events.some((event) => event.service === "account" && event.step === "committed");
   let state = "running";
   for (const event of events) {
     const name = `${event.service}.${event.step}`;
     const received = event.step !== "message_committed" || !events.some((one) => one.service === "points");
     if (state === "parked" && event.step !== "replayed") continue;
     if (state === "done") continue; // a delivery more changes nothing
+    // Of a copy that a repeated send left behind: the broker drops the copy, the transfer stands.
+    if (committed && event.detail.verdict === "rollback") continue;
     if (isRepeat(event)) state = "repeated";
     else if (event.step === "local_rolled_back" || event.step === "half_refused") state = "refused";
     else if (event.step === "half_stored") state = "half";

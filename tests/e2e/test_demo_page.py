@@ -285,6 +285,19 @@ def test_a_transfer_cut_short_is_undone_once_the_service_is_back(page: Any) -> N
     assert states == ["running", "undone"]
 
 
+def test_a_copy_that_is_rolled_back_leaves_the_transfer_what_it_is(page: Any) -> None:
+    """A repeated send leaves a half message behind; the answer about it says nothing about the money."""
+    state = page.evaluate(
+        """async () => {
+            const parts = await import("/page/parts.js");
+            const steps = ["half_stored", "committed", "message_committed", "check_answered"];
+            const about = { service: "account", time: "2999-01-01", transfer_id: "t" };
+            return parts.stateOf(steps.map((step) => ({ ...about, step, detail: { verdict: "rollback" } })));
+        }"""
+    )
+    assert state == "sent"
+
+
 def test_it_fits_a_phone_and_the_keyboard(page: Any, picture: Picture) -> None:
     """No sideways scrolling at 360 pixels; a button is reached and pressed without a mouse."""
     page.set_viewport_size({"width": 360, "height": 740})

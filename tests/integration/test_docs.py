@@ -61,7 +61,7 @@ COMMANDS = {
     "./dev demo --once": "tests/e2e/test_demo_services.py::test_the_tutorial_runs_to_its_end",
     "./dev chaos": "tests/e2e/test_chaos.py::test_the_books_agree_after_a_short_run_of_random_faults",
     "docker compose up": CONTAINERS,
-    "./dev stack up": "tests/integration/test_devstack.py::test_a_server_that_outlives_its_starter_is_stopped_from_another_process",
+    "./dev stack up": "tests/integration/test_tutorial.py::test_the_tutorial_does_what_it_says",
     "./dev test --containers": CONTAINERS,
     "./dev test --stack containers": CONTAINERS,
     "./dev test": HERE,  # this run: .ci/run is nothing but ./dev test

@@ -9,12 +9,12 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from demo_account_service.limits import HEALTH
 from rmq_txn.logs import unpack_fields
 
 log = structlog.get_logger("account_service.requests")
 
 _MAX_PATH: Final = 200
-_HEALTH: Final = "/health"
 
 
 def configure(log_format: str) -> None:
@@ -95,7 +95,7 @@ class RequestLog:
             status = 500  # answered outside of this
             raise
         finally:
-            if scope["path"] != _HEALTH or status != self._health:
+            if scope["path"] != HEALTH or status != self._health:
                 line = log.info if status is not None and status < 500 else log.warning
                 # As it came, with its percent signs: a decoded path may hold a line break.
                 path = scope["raw_path"].decode("ascii", "replace")[:_MAX_PATH]
@@ -108,7 +108,7 @@ class RequestLog:
                     duration_seconds=seconds,
                     **ids,
                 )
-            if scope["path"] == _HEALTH:
+            if scope["path"] == HEALTH:
                 self._health = status
 
 

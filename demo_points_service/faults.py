@@ -51,7 +51,8 @@ class Faults:
     What shall break, by transfer. Thread-safe.
 
     Args:
-        path: the file; None: nothing can be armed.
+        path: the file; None: the page can arm nothing, and what DEMO_CRASH arms is kept in memory, so
+            that the next process with the same environment is killed by the same transfer again.
         events: where a strike is told.
     """
 
@@ -88,7 +89,7 @@ class Faults:
 
     @property
     def enabled(self) -> bool:
-        """Whether faults can be armed at all."""
+        """Whether the page can arm faults."""
         return self._path is not None
 
     def arm(self, fault: str, transfer_id: str, times: int = 1) -> None:

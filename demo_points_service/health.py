@@ -49,8 +49,10 @@ class Question(Generic[T]):
     async def answer(self) -> T:
         """Ask, unless a question is on its way; return the answer, or `silent` in time."""
         if self._asked is None or self._asked.done():
-            self._asked = Future()
-            threading.Thread(target=self._run, args=(self._asked,), name="health", daemon=True).start()
+            asked: Future[T] = Future()
+            # Noted once the thread runs: a question that nobody asks would be waited for for ever.
+            threading.Thread(target=self._run, args=(asked,), name="health", daemon=True).start()
+            self._asked = asked
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._asked)), ANSWER_SECONDS)
         except asyncio.TimeoutError:

@@ -6,7 +6,7 @@ Real servers for the demo, tests, benchmarks and fault runs. Not part of the whe
         Database.mysql(stack.database_url("account"))
 
 `ContainerStack` is the same in containers; `Stack` is what both can do.
-On the command line: `python -m devstack up`, `status`, `logs`, `down`.
+On the command line: `python -m devstack up`, `env`, `topic`, `pause`, `resume`, `status`, `logs`, `down`.
 """
 
 from devstack.containers import ContainerStack

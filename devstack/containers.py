@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -67,35 +67,39 @@ class ContainerServer:
         """Start it with its data on its ports; see ServerHandle."""
         if self.alive:
             raise StackError(f"{self.name} runs already, stop it first")
-        if self._made:
-            self._container.get_wrapped_container().start()
-        else:
-            try:
+        try:
+            if self._made:
+                engine.start_again(self._container)
+            else:
                 engine.start(self._container)
-            except ContainerError as exc:
-                raise StackError(f"{self.name}: {exc}") from exc
-            self._made = True
+        except ContainerError as exc:
+            raise StackError(f"{self.name}: {exc}\n{self.log_tail()}") from exc
+        self._made = True
         if wait:
             self.wait_ready()
 
     def stop(self) -> None:
         """Stop it with SIGTERM, kill it after 30 s; nothing when it is down."""
         if self.alive:
-            self._unfrozen().stop(timeout=_STOP_SECONDS)
+            with self._explained("stop"):
+                self._unfrozen().stop(timeout=_STOP_SECONDS)
 
     def kill(self) -> None:
         """End it with SIGKILL and wait until it is gone."""
-        container = self._unfrozen()
-        container.kill()
-        container.wait()
+        with self._explained("kill"):
+            container = self._unfrozen()
+            container.kill()
+            container.wait(timeout=_STOP_SECONDS)
 
     def pause(self) -> None:
         """Freeze all its processes: connections stay, nobody answers."""
-        self._running().pause()
+        with self._explained("pause"):
+            self._running().pause()
 
     def resume(self) -> None:
         """Let it go on after pause()."""
-        self._running().unpause()
+        with self._explained("resume"):
+            self._running().unpause()
 
     def restart(self) -> None:
         """Stop it cleanly, start it again and wait until it serves."""
@@ -114,6 +118,14 @@ class ContainerServer:
     def remove(self) -> None:
         """Remove the container with its data."""
         self._container.stop()
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            with engine.explained(f"can't {what} {self.name}"):
+                yield
+        except ContainerError as exc:
+            raise StackError(f"{exc}\n{self.log_tail()}") from exc
 
     def _running(self) -> Any:
         if not self.alive:
@@ -139,7 +151,7 @@ class ContainerStack:
     process is killed, testcontainers' own reaper removes them, unless it is switched off.
 
     Args:
-        settings: see StackSettings. Not used: folders, heaps, `advertised_host` and `credentials`.
+        settings: see StackSettings. Not used: folders, heaps and `advertised_host`, which is 127.0.0.1.
     """
 
     namesrv: ContainerServer
@@ -152,7 +164,8 @@ class ContainerStack:
         self._name_server = NameServer(settings, self._ports)
         self._broker = Broker(settings, self._ports)
         self._image = f"apache/rocketmq:{settings.rocketmq_version}"
-        self._password = secrets.token_hex(16)
+        self._secret = secrets.token_bytes(32)
+        self._root_password = database.derived_password(self._secret, "root")
         self._resources = ExitStack()
 
     @property
@@ -172,8 +185,9 @@ class ContainerStack:
 
     def database_url(self, name: str) -> str:
         """Return the URL of a database, which is made with an account of its own if it is missing."""
-        database.make_database(self._connect, name, "%", self._password)
-        return f"mysql://{name}:{self._password}@{HOST}:{self._ports.database}/{name}"
+        password = database.derived_password(self._secret, name)
+        database.make_database(self._connect, name, "%", password)
+        return f"mysql://{name}:{password}@{HOST}:{self._ports.database}/{name}"
 
     def create_topic(self, name: str, queues: int = 4) -> None:
         """Create a topic, or change its number of queues; return when the name server knows it."""
@@ -245,6 +259,7 @@ class ContainerStack:
         name_server = f"{_NAME_SERVER}:{image.NAME_SERVER_PORT}"
         properties = {
             **self._broker.properties(name_server=name_server, store=image.STORE),
+            "brokerIP1": HOST,  # where its port is published
             **self.settings.broker_properties,
         }
         proxy = self._broker.proxy_settings(name_server=name_server)
@@ -263,9 +278,9 @@ class ContainerStack:
     def _mysql(self, network: Network) -> ContainerServer:
         options = [f"--{key}={value}" for key, value in self.settings.database_options.items()]
         container = engine.new_container(MYSQL_IMAGE).with_command(["mysqld", *database.OPTIONS, *options])
-        container.with_network(network).with_env("MYSQL_ROOT_PASSWORD", self._password)
+        container.with_network(network).with_env("MYSQL_ROOT_PASSWORD", self._root_password)
         engine.publish(container, {_MYSQL_PORT: self._ports.database})
         return ContainerServer("database", container, partial(database.probe, self._connect))
 
     def _connect(self) -> Connection[Cursor]:
-        return database.connect(self._ports.database, "root", self._password)
+        return database.connect(self._ports.database, "root", self._root_password)

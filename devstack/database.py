@@ -124,7 +124,7 @@ class DatabaseServer:
     def _password(self, account: str) -> str:
         """Derive an account's password from the folder's secret: nothing else to store."""
         secret = self._secret_file.read_bytes()
-        return hmac.new(secret, account.encode(), hashlib.sha256).hexdigest()[:32]
+        return derived_password(secret, account)
 
     def _initialise(self) -> None:
         """Make the system tables; the data folder gets its name only once they are complete."""
@@ -190,6 +190,11 @@ def probe(connect: Callable[[], Connection[Cursor]]) -> None:
             cursor.execute("SELECT 1")
     except pymysql.MySQLError as exc:
         raise NotReadyError(str(exc)) from exc
+
+
+def derived_password(secret: bytes, account: str) -> str:
+    """Return the password of an account: from the secret of the stack, and no other account's."""
+    return hmac.new(secret, account.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def make_database(connect: Callable[[], Connection[Cursor]], name: str, clients: str, password: str) -> None:

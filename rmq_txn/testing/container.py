@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -77,14 +78,18 @@ class RocketMQContainer:
             ("transaction_check_max", transaction_check_max, 1),
             ("ready_timeout_seconds", ready_timeout_seconds, 0.001),
         ):
-            if not value >= least:
+            if not least <= value < math.inf:
                 raise SettingsError(f"{name} is {value!r}, allowed is {least} or more")
         if not isinstance(redelivery_seconds, int) or redelivery_seconds < 1:
             raise SettingsError(
                 f"redelivery_seconds is {redelivery_seconds!r}, allowed is a whole number, 1 or more"
             )
         for key, text in broker_properties.items():
-            if not re.fullmatch(r"[A-Za-z0-9_.-]+", key) or "\n" in text:
+            if (
+                not re.fullmatch(r"[A-Za-z0-9_.-]+", key)
+                or not isinstance(text, str)
+                or len(text.splitlines()) > 1
+            ):
                 raise SettingsError(
                     f"broker_properties has {key!r}: {text!r}, allowed are a name of letters, digits, "
                     f"'_', '.', '-' and a value of one line"

@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from rmq_txn.errors import RmqTxnError
+from rmq_txn.logs import get_logger
 
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.network import Network
+
+log = get_logger("testing")
 
 HOST: Final = "127.0.0.1"
 
@@ -78,7 +81,7 @@ def _explained() -> Iterator[None]:
         yield
     except ImportError as exc:
         raise ContainerError(_MISSING) from exc
-    except DockerException as exc:
+    except (DockerException, OSError) as exc:
         raise ContainerError(
             f"no container engine answers ({exc}), start Docker or say in DOCKER_HOST where it is"
         ) from exc
@@ -114,18 +117,50 @@ def start(container: DockerContainer) -> None:
     Raises:
         ContainerError: the engine can't start it.
     """
+    try:
+        with explained(f"cannot start {container.image}"):
+            container.start()
+    except BaseException:
+        _remove(container)
+        raise
+
+
+def start_again(container: DockerContainer) -> None:
+    """
+    Start a container that was started before and ended, with its data and ports.
+
+    Raises:
+        ContainerError: the engine can't start it.
+    """
+    with explained(f"cannot start {container.image} again"):
+        container.get_wrapped_container().start()
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """
+    Turn what the engine, the way to it or testcontainers' reaper says into ContainerError.
+
+    An engine that is away or silent shows as OSError, the errors of `requests` among them.
+    """
     from docker.errors import DockerException
+    from testcontainers.core.exceptions import ContainerConnectException, ContainerStartException
 
     try:
-        container.start()
-    except DockerException as exc:
-        container.stop()
+        yield
+    except (DockerException, OSError, ContainerConnectException, ContainerStartException) as exc:
         # The engine has no code for this, only these words.
         taken = any(words in str(exc) for words in ("already allocated", "already in use"))
-        raise (PortTakenError if taken else ContainerError)(f"cannot start {container.image}: {exc}") from exc
-    except BaseException:
-        container.stop()
-        raise
+        raise (PortTakenError if taken else ContainerError)(f"{what}: {exc}") from exc
+
+
+def _remove(container: DockerContainer) -> None:
+    """Remove what a failed start left; the error of the start is the one to tell."""
+    try:
+        with explained(f"cannot remove {container.image}"):
+            container.stop()
+    except ContainerError as error:
+        log.warning("a container may be left behind", cause=str(error))
 
 
 def publish(container: DockerContainer, ports: Mapping[int, int]) -> None:

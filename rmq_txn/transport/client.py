@@ -91,7 +91,12 @@ class NativeClient:
         self, topic: str, registered: Callable[[RemotingClient], Sequence[ClientConnection]]
     ) -> bool:
         """Ask every master of a topic whether this very client is among those registered with it."""
-        masters = self._broker.masters(topic)
+        try:
+            masters = self._broker.masters(topic)
+        except RemotingError as error:
+            raise BrokerUnavailableError(
+                f"the name server does not say which brokers topic {topic!r} has: {error}"
+            ) from error
         if not masters:
             raise BrokerUnavailableError(f"no broker of topic {topic!r} has a master now")
         for address, _queues in masters:

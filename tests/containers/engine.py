@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from devstack.containers import MYSQL_IMAGE
 from devstack.jars import rocketmq_jars
 from devstack.settings import CHECKOUT, StackSettings
 from tests.kit.wait import until
@@ -20,10 +21,12 @@ BASE = "standin/debian:12"
 # The names that docker-compose.yml and Dockerfile use.
 IMAGES = {
     "rocketmq": f"apache/rocketmq:{StackSettings().rocketmq_version}",
-    "mysql": "mysql:8.4",
+    "mysql": MYSQL_IMAGE,
     "python": "python:3.12-slim-bookworm",
 }
 SERVICES = "rmq-txn-demo:0.1.0"
+_COMMAND_SECONDS = 1800  # the longest builds an image over a slow line
+_STOP_SECONDS = 60
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -34,7 +37,10 @@ def say(text: str) -> None:
 
 def run(*command: str, **options: object) -> str:
     """Run a command and return what it printed; its error output goes to ours."""
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout  # type: ignore[call-overload]
+    done = subprocess.run(  # type: ignore[call-overload]
+        command, check=True, text=True, stdout=subprocess.PIPE, timeout=_COMMAND_SECONDS, **options
+    )
+    return str(done.stdout)
 
 
 @contextmanager
@@ -62,6 +68,10 @@ def engine(short: Path, *options: str) -> Iterator[None]:
         finally:
             del os.environ["DOCKER_HOST"]
             dockerd.terminate()
+            try:
+                dockerd.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                dockerd.kill()  # its namespaces end with us, and with them everything it leaves
 
 
 def remove_leftovers() -> None:

@@ -37,6 +37,7 @@ FUNCTIONAL = (
     "tests/integration/test_faults.py",
     "tests/integration/test_parking.py",
 )
+_TESTS_SECONDS = 3600
 # When this process dies, unshare does, and with it everything inside.
 _NAMESPACES = (
     *("setpriv", "--pdeathsig", "KILL"),
@@ -46,10 +47,12 @@ _NAMESPACES = (
 
 def functional() -> None:
     """Run functional tests on the containers stack."""
-    command = [sys.executable, "-m", "pytest", "--stack", "containers", "--require-servers", *FUNCTIONAL]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--stack", "containers"]
+    command += ["--require-servers", *FUNCTIONAL]
     # Its reaper is an image, which can't be pulled everywhere; here nothing outlives the engine anyway.
     environment = {**os.environ, "TESTCONTAINERS_RYUK_DISABLED": "true"}
-    if subprocess.run(command, check=False, cwd=CHECKOUT, env=environment).returncode != 0:
+    done = subprocess.run(command, check=False, cwd=CHECKOUT, env=environment, timeout=_TESTS_SECONDS)
+    if done.returncode != 0:
         raise SystemExit("containers: functional tests failed")
 
 

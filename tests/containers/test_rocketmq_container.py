@@ -12,6 +12,7 @@ from pathlib import Path
 
 import docker
 import pytest
+from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
 from rmq_txn.errors import LifecycleError
 from rmq_txn.testing import ContainerError, RocketMQContainer, engine
@@ -28,8 +29,9 @@ def docker_client() -> Iterator[docker.DockerClient]:
 
 
 def names(client: docker.DockerClient) -> set[str]:
-    """Return the ids of all containers, stopped ones too."""
-    return {container.id for container in client.containers.list(all=True)}
+    """Return the ids of all containers of this run, stopped ones too; the engine may have others."""
+    ours = {"label": f"{LABEL_SESSION_ID}={SESSION_ID}"}
+    return {container.id for container in client.containers.list(all=True, filters=ours)}
 
 
 def test_the_example_of_the_document_passes(tmp_path: Path) -> None:

@@ -319,3 +319,17 @@ def test_a_topic_without_a_master_has_nobody_who_could_know_a_client() -> None:
             pytest.raises(BrokerUnavailableError, match="no broker of topic 't' has a master now"),
         ):
             make(RocketMQ(address)).is_registered("t")
+
+
+def test_a_name_server_that_refuses_the_question_about_registration_is_a_broker_that_is_away() -> None:
+    """The caller of a health check is promised one error; "system busy" is no other."""
+
+    def talk(connection: socket.socket) -> None:
+        receive_request(connection)
+        connection.sendall(answer(code=2, remark="busy"))
+
+    with (
+        server(talk) as address,
+        pytest.raises(BrokerUnavailableError, match="does not say which brokers topic 't' has"),
+    ):
+        RocketMQ(address).producer("g", lambda _check: Verdict.UNKNOWN).is_registered("t")

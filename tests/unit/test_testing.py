@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from devstack import ContainerStack, StackError, StackSettings
+from devstack.containers import MYSQL_IMAGE
 from rmq_txn.errors import LifecycleError, SettingsError
-from rmq_txn.testing import ContainerError, RocketMQContainer, engine
+from rmq_txn.testing import ContainerError, RocketMQContainer, engine, image
 from rmq_txn.testing.broker import as_text, broker_properties, delays_of
 
 
@@ -24,6 +25,9 @@ from rmq_txn.testing.broker import as_text, broker_properties, delays_of
         ({"redelivery_seconds": 0}, "redelivery_seconds is 0, allowed is a whole number, 1 or more"),
         ({"redelivery_seconds": 1.5}, r"redelivery_seconds is 1\.5, allowed is a whole number"),
         ({"ready_timeout_seconds": -1}, "ready_timeout_seconds is -1"),
+        ({"ready_timeout_seconds": float("inf")}, "ready_timeout_seconds is inf"),
+        ({"broker_properties": {"a": "b\rlistenPort=1"}}, "a value of one line"),
+        ({"broker_properties": {"a": 5}}, "broker_properties has 'a': 5"),
         ({"broker_properties": {"a b": "c"}}, "broker_properties has 'a b': 'c'"),
         ({"broker_properties": {"a": "b\nc"}}, r"broker_properties has 'a': 'b\\nc'"),
     ],
@@ -106,3 +110,12 @@ def test_the_lines_of_the_configuration_are_in_the_units_of_the_broker() -> None
     assert (properties["listenPort"], properties["haListenPort"]) == ("20001", "20002")
     assert delays_of(2)["messageDelayLevel"].split() == ["2s"] * 18
     assert as_text({"a": r"b\c"}) == "a=b\\\\c\n"
+
+
+def test_one_version_of_rocketmq_is_meant_everywhere() -> None:
+    """The image for users' tests, the jars of our own, the compose file."""
+    version = StackSettings().rocketmq_version
+    compose = (Path(__file__).resolve().parents[2] / "docker-compose.yml").read_text(encoding="utf-8")
+    assert f"apache/rocketmq:{version}" == image.IMAGE
+    assert f"image: {image.IMAGE}\n" in compose
+    assert f"image: {MYSQL_IMAGE}\n" in compose

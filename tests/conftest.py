@@ -1,4 +1,4 @@
-"""Fixtures that every tier shares: real servers, a database and a topic of one's own."""
+"""Fixtures that every tier shares: real servers, a database and a topic of one's own, a browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 NEEDS_PROCESSES = (
     "needs the servers as processes of this machine (their ports, signals or files): run it without --stack"
 )
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NEEDS_ENGINE = "starts containers: run it with --stack containers where an engine is"
 
 
@@ -166,3 +168,21 @@ def desk(stack: Stack, database_url: str, database: Database, topic: str) -> Ite
     desk = Desk(stack, database_url, database, topic)
     with desk.resources:
         yield desk
+
+
+@pytest.fixture(scope="module")
+def chromium(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Start a browser, for one module only: its driver keeps an event loop on this thread."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        missing = f"none of {', '.join(BROWSERS)} is installed (apt-get install chromium)"
+        if request.config.getoption("--require-servers"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    from playwright.sync_api import sync_playwright  # not needed by a run without these tests
+
+    with sync_playwright() as playwright:
+        # Its sandbox does not work for root; the pages are our own.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

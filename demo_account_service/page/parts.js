@@ -53,7 +53,7 @@ export function stateOf(events) {
     if (state === "parked" && event.step !== "replayed") continue;
     if (state === "done") continue; // a delivery more changes nothing
     // Of a copy that a repeated send left behind: the broker drops the copy, the transfer stands.
-    if (committed && event.detail.verdict === "rollback") continue;
+    if (committed && event.step === "check_answered" && event.detail.verdict === "rollback") continue;
     if (isRepeat(event)) state = "repeated";
     else if (event.step === "local_rolled_back" || event.step === "half_refused") state = "refused";
     else if (event.step === "half_stored") state = "half";

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright import sync_api
+from playwright.sync_api import expect
 
 from devstack.keeper import kept_up
 from tests.e2e.conftest import DELIVERY_SECONDS, Demo
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-expect = sync_api.expect
 
 pytestmark = [pytest.mark.servers, pytest.mark.browser]
 
@@ -29,21 +25,6 @@ BROKEN_ROWS = {
 }
 # States of a transfer about which nothing more will happen.
 ENDS = ("done", "refused", "repeated", "rolled_back", "undone", "warm_up")
-
-
-@pytest.fixture(scope="module")
-def chromium(request: pytest.FixtureRequest) -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        missing = f"none of {', '.join(BROWSERS)} is installed (apt-get install chromium)"
-        if request.config.getoption("--require-servers"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_api.sync_playwright() as playwright:
-        # Its sandbox does not work for root; the pages are our own.
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

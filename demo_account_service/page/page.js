@@ -59,6 +59,8 @@ function listen(after) {
   };
 }
 
+const byTime = (one, other) => one.time.localeCompare(other.time);
+
 function hear(event) {
   if (event.step === "service_started" || event.step === "stopped") refreshBooks();
   if (event.step === "service_started") {
@@ -71,10 +73,12 @@ function hear(event) {
   if (events.some((one) => one.service === event.service && one.id === event.id)) return;
   const isNew = events.length === 0;
   events.push(event);
-  events.sort((one, other) => one.time.localeCompare(other.time)); // two services, two clocks' worth of delay
+  events.sort(byTime); // two services, two clocks' worth of delay
   transactions.set(event.txn_id, events);
-  if (isNew && event.step === "local_running") follow(event.txn_id);
-  if (event.txn_id === followed) queue.push(event);
+  // The newest, whichever service is heard first; what has no transfer is a producer that registers.
+  const since = transactions.get(followed)?.[0].time ?? "";
+  if (isNew && event.transfer_id && event.time > since) follow(event.txn_id);
+  if (event.txn_id === followed) queue = [...queue, event].sort(byTime);
   changed.add(event.txn_id);
   scheduleDraw();
 }

@@ -178,8 +178,9 @@ def test_a_button_breaks_what_it_says(page: Any, picture: Picture, fault: str, s
     picture(page, f"{prefix}-struck")
     expect(broken).to_have_attribute("data-state", state)
     books_hold(page)
-    last = "answer" if state == "rolled_back" else "ack"
-    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", last)
+    # After the ack the broker may ask once more about a verdict that it was given a moment ago.
+    last = "answer" if state == "rolled_back" else "ack|answer"
+    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", re.compile(last))
     rows = BROKEN_ROWS.get(fault, ())
     for row in rows:
         expect(page.locator(f"#picture .row.broke[data-row={row}] .mark")).to_have_text("✗")
@@ -232,7 +233,8 @@ def test_two_tabs_see_the_same(kept: Demo, page: Any) -> None:
         expect(other.locator("#accounts tr")).not_to_have_count(0)
     page.click("form button")
     expect(page.locator("#form-answer")).to_contain_text("Committed")
-    transfer_id = page.locator("summary strong").first.text_content()
+    # From the answer: the newest card may still be of a transfer before.
+    transfer_id = str(page.locator("#form-answer").text_content()).split()[-1]
     for other in others:
         expect(card(other, transfer_id)).to_have_attribute("data-state", "done")
 

@@ -49,6 +49,7 @@ def test_a_question_without_an_answer_is_asked_once_and_told_as_silence(
         question = health.Question(ask, "silent")
         silent = await asyncio.gather(*(question.answer() for _ in range(5)))
         joined = asyncio.ensure_future(question.answer())
+        await asyncio.sleep(0)  # it has joined the question, which is still on its way
         answered.set()
         return [*silent, await joined]
 

@@ -125,7 +125,7 @@ function drawNow() {
 // The timeline.
 function drawTimeline() {
   const holder = $("timeline");
-  const newest = [...transactions.entries()].sort((one, other) => other[1][0].time.localeCompare(one[1][0].time)).slice(0, CARDS);
+  const newest = [...transactions.entries()].sort(([, one], [, other]) => byTime(other[0], one[0])).slice(0, CARDS);
   const present = new Map([...holder.children].map((child) => [child.dataset.txn, child]));
   const wanted = newest.map(([txnId, events], number) => {
     const old = present.get(txnId);

@@ -114,7 +114,7 @@ class TransactionProducer:
         self._lifecycle.start(self._start, undo=self._close_client)
 
     def _start(self) -> None:
-        database_id = schema.check(self._database)
+        database_id = schema.check(self._database).database_id
         self._owner = owner_of(self._group, database_id)
         self._oracle = Oracle(self._database, self._owner, self._retention_seconds)
         self._client = start_registered(

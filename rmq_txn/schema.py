@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import secrets
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pymysql
 
 from rmq_txn.database import Database
 from rmq_txn.errors import SchemaError
 from rmq_txn.pool import DUPLICATE_KEY, error_code
-from rmq_txn.session import Session
-from rmq_txn.sql import SCHEMA, STATEMENTS, without_comments
+from rmq_txn.sql import SCHEMA, STATEMENTS, UPGRADES, without_comments
 
-VERSION = 2
+VERSION = 3
 _NO_SUCH_TABLE = 1146
+_COLUMN_EXISTS = 1060
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    Which database this is.
+
+    Attributes:
+        database_id: a UUID, part of the owner stamp of our half messages.
+        secret: only who can read this database knows it; what is signed with it came from here.
+        upgraded_at: Unix seconds by the database's clock when version 3 replaced an older one; None
+            if the tables were made new. Rows and half messages of the older version may be about
+            for a while after it.
+    """
+
+    database_id: str
+    secret: bytes = field(repr=False)
+    upgraded_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +58,10 @@ def apply(database: Database) -> AppliedSchema:
     """
     Create the tables that are missing, give the database its identity, raise its version. Safe to repeat.
 
-    An older version lacks only tables, so this is the upgrade, too. The version is never lowered.
-    DDL commits by itself, so this is never part of a transaction; two runs at once are safe.
+    Also the upgrade of an older version, which the version in the database decides; it is never
+    lowered. DDL commits by itself, so this is never part of a transaction; several runs at once are
+    safe. A column that is changed rewrites its table: give `Database.mysql` a
+    `statement_timeout_seconds` for which that is short enough.
 
     Raises:
         SchemaError: the server refused a statement, for want of a privilege for instance; or the
@@ -47,17 +69,29 @@ def apply(database: Database) -> AppliedSchema:
         DatabaseUnavailableError: the database can't be asked.
     """
     run_script(database, SCHEMA)
+    _upgrade(database)
     created = _insert_identity(database)
     # In a transaction of its own: the refused INSERT holds a lock on the row, and two processes
     # that both hold it and then update would deadlock.
     upgraded = not created and _raise_version(database)
-    return AppliedSchema(VERSION, check(database), created, upgraded)
+    return AppliedSchema(VERSION, check(database).database_id, created, upgraded)
+
+
+def _upgrade(database: Database) -> None:
+    """Change the tables that an older version made; those that were missing are as they should be."""
+    try:
+        found, _ = _read_version(database)
+    except SchemaError:
+        return  # no identity yet, so all tables were made just now
+    for version, script in UPGRADES.items():
+        if found < version:
+            run_script(database, script)
 
 
 def _insert_identity(database: Database) -> bool:
     session = database.begin_check("schema")
     try:
-        session.execute(STATEMENTS["insert_identity"], (VERSION, str(uuid.uuid4())))
+        session.execute(STATEMENTS["insert_identity"], (VERSION, str(uuid.uuid4()), _new_secret()))
         session.commit()
     except pymysql.err.IntegrityError as error:
         if error_code(error) != DUPLICATE_KEY:
@@ -71,11 +105,15 @@ def _insert_identity(database: Database) -> bool:
 def _raise_version(database: Database) -> bool:
     session = database.begin_check("schema")
     try:
-        raised = session.execute(STATEMENTS["raise_schema_version"], (VERSION, VERSION)) == 1
+        raised = session.execute(STATEMENTS["raise_schema_version"], (_new_secret(), VERSION, VERSION)) == 1
         session.commit()
     finally:
         session.rollback()
     return raised
+
+
+def _new_secret() -> bytes:
+    return secrets.token_bytes(_SECRET_BYTES)
 
 
 def run_script(database: Database, script: str) -> None:
@@ -89,17 +127,23 @@ def run_script(database: Database, script: str) -> None:
         SchemaError: the server refused a statement; those before it are done.
         DatabaseUnavailableError: the database can't be asked.
     """
-    session = database.begin_check("schema")
+    # Not of the check-backs' pool: its answers must come within 3 s, and a table may be rewritten.
+    session = database.begin("schema")
     try:
         for statement in filter(None, map(str.strip, without_comments(script).split(";"))):
-            session.execute(statement)
+            try:
+                session.execute(statement)
+            except pymysql.err.OperationalError as error:
+                if error_code(error) != _COLUMN_EXISTS:
+                    raise
+                # Another process, or a run that was interrupted, added this column before.
     except pymysql.err.MySQLError as error:
         raise SchemaError(f"the tables could not be made: {error.args[-1]}") from error
     finally:
         session.rollback()
 
 
-def check(database: Database) -> str:
+def check(database: Database) -> Identity:
     """
     Return the identity of the database.
 
@@ -107,11 +151,7 @@ def check(database: Database) -> str:
         SchemaError: the tables are missing, or of another version.
         DatabaseUnavailableError: the database can't be asked.
     """
-    session = database.begin_check("schema")
-    try:
-        version, database_id = _read_identity(session)
-    finally:
-        session.rollback()
+    version, database_id = _read_version(database)
     if version != VERSION:
         older = version < VERSION
         advice = "run: rmq-txn schema apply" if older else "install a newer rmq_txn"
@@ -119,17 +159,26 @@ def check(database: Database) -> str:
             f"the tables of rmq_txn in this database have version {version}, "
             f"this package needs version {VERSION}; {advice}"
         )
-    return database_id
-
-
-def _read_identity(session: Session) -> tuple[int, str]:
+    session = database.begin_check("schema")
     try:
-        found = session.execute(STATEMENTS["read_identity"])
+        session.execute(STATEMENTS["read_identity"])
+        ((secret, upgraded_at),) = session.cursor.fetchall()
+    finally:
+        session.rollback()
+    return Identity(database_id, secret, None if upgraded_at is None else float(upgraded_at))
+
+
+def _read_version(database: Database) -> tuple[int, str]:
+    session = database.begin_check("schema")
+    try:
+        found = session.execute(STATEMENTS["read_schema_version"])
+        row = session.cursor.fetchone() if found else None
     except pymysql.err.ProgrammingError as error:
         if error_code(error) != _NO_SUCH_TABLE:
             raise
-        found = 0
-    row = session.cursor.fetchone() if found else None
+        row = None
+    finally:
+        session.rollback()
     if row is None:
         raise SchemaError("the tables of rmq_txn are missing from this database; run: rmq-txn schema apply")
     return int(row[0]), row[1].decode("ascii")

@@ -6,6 +6,7 @@ import re
 from importlib import resources
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_VERSION = re.compile(r"^-- version: (\d+)$", re.MULTILINE)
 
 
 def _read(file: str) -> str:
@@ -25,5 +26,12 @@ def _statements(text: str) -> dict[str, str]:
     }
 
 
+def _upgrades(text: str) -> dict[int, str]:
+    _, *parts = _VERSION.split(text)
+    return {int(version): body for version, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
 STATEMENTS = _statements(_read("statements.sql"))
 SCHEMA = _read("schema.sql")
+UPGRADES = _upgrades(_read("upgrades.sql"))
+"""Scripts that lead to a version of the tables, by that version, ascending."""

@@ -9,7 +9,9 @@
 CREATE TABLE IF NOT EXISTS rmq_txn_identity (
     only_row       TINYINT UNSIGNED NOT NULL PRIMARY KEY,  -- always 1
     schema_version INT UNSIGNED     NOT NULL,
-    database_id    VARBINARY(36)    NOT NULL               -- a UUID, made when the schema was applied
+    database_id    VARBINARY(36)    NOT NULL,              -- a UUID, made when the schema was applied
+    secret         VARBINARY(32)    NOT NULL DEFAULT '',   -- signs our half messages, random
+    upgraded_at    TIMESTAMP        NULL DEFAULT NULL      -- when version 3 replaced an older one
 ) ENGINE = InnoDB;
 
 -- Producer: the evidence for check-back. A committed row proves its transaction committed,
@@ -69,7 +71,7 @@ CREATE TABLE IF NOT EXISTS rmq_txn_parked (
     message_key       BLOB,                       -- KEYS
     redeliveries      INT UNSIGNED     NOT NULL DEFAULT 0,
     born_milliseconds BIGINT           NOT NULL DEFAULT 0,
-    properties        BLOB,                       -- as JSON, filled when it is parked
+    properties        MEDIUMBLOB,                 -- as JSON, filled when it is parked
     body              LONGBLOB,                   -- as received, filled when it is parked
     first_failed_at   TIMESTAMP        NOT NULL DEFAULT CURRENT_TIMESTAMP,
     last_failed_at    TIMESTAMP        NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,

@@ -15,15 +15,22 @@ RELEASE SAVEPOINT rmq_txn_tripwire
 -- transaction and its locks on the server for hours. Own connections need no privilege.
 KILL CONNECTION %s
 
--- name: read_identity
+-- name: read_schema_version
+-- Alone, from columns that every version has: it decides whether the others can be read.
 SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 
+-- name: read_identity
+-- What version 3 brought.
+SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
+
 -- name: insert_identity
-INSERT INTO rmq_txn_identity (only_row, schema_version, database_id) VALUES (1, %s, %s)
+INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)
 
 -- name: raise_schema_version
--- After the missing tables were made. Never lowered: a newer package may have been here.
-UPDATE rmq_txn_identity SET schema_version = %s WHERE only_row = 1 AND schema_version < %s
+-- After the tables were made and changed. Never lowered: a newer package may have been here.
+UPDATE rmq_txn_identity SET secret = IF(secret = '', %s, secret),
+upgraded_at = IF(schema_version < 3, NOW(), upgraded_at), schema_version = %s
+WHERE only_row = 1 AND schema_version < %s
 
 -- name: insert_log_row
 -- Duplicate key 1062: a check-back fenced this transaction first.

@@ -144,4 +144,5 @@ class FakeDatabase:
 
 def fake_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer the schema check without a server."""
-    monkeypatch.setattr(schema, "check", lambda _database: "fake-database-id")
+    identity = schema.Identity("fake-database-id", b"fake secret", None)
+    monkeypatch.setattr(schema, "check", lambda _database: identity)

@@ -62,7 +62,7 @@ def database(monkeypatch: pytest.MonkeyPatch) -> StubDatabase:
 
 def applied(*, created: bool, upgraded: bool = False) -> rmq_txn.schema.AppliedSchema:
     """Return what `schema.apply` would."""
-    return rmq_txn.schema.AppliedSchema(2, "an-id", created, upgraded)
+    return rmq_txn.schema.AppliedSchema(3, "an-id", created, upgraded)
 
 
 def failing_with(error: BaseException) -> Any:
@@ -225,7 +225,7 @@ def test_schema_apply_says_what_the_database_holds(
     result = applied(created=created, upgraded=upgraded)
     monkeypatch.setattr(rmq_txn.schema, "apply", lambda _database: result)
     assert cli.main(["schema", "apply", "--database-url", URL]) == exit_codes.OK
-    assert capsys.readouterr().out == f"{expected}: schema version 2, database id an-id\n"
+    assert capsys.readouterr().out == f"{expected}: schema version 3, database id an-id\n"
     assert (database.opened, database.closed) == ([URL], 1)
 
 

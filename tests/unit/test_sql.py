@@ -69,7 +69,7 @@ def test_every_statement_that_can_fail_in_a_special_way_says_why_it_is_there() -
         for name, body in zip(blocks[1::2], blocks[2::2], strict=True)
         if re.search(r"^-- \S", body, re.M)
     }
-    assert set(STATEMENTS) - explained == {"read_identity", "insert_identity"}
+    assert set(STATEMENTS) - explained == {"insert_identity"}
 
 
 def test_tripwire_statements_name_the_same_savepoint() -> None:
@@ -119,10 +119,10 @@ def test_the_printed_schema_is_the_file() -> None:
     assert schema.script() == (PACKAGE / "sql" / "schema.sql").read_text(encoding="utf-8")
 
 
-def test_both_files_lie_in_the_package() -> None:
+def test_all_files_lie_in_the_package() -> None:
     """Read as package data, as an installed wheel has them."""
     found = {entry.name for entry in resources.files(sql).iterdir() if entry.name.endswith(".sql")}
-    assert found == {"schema.sql", "statements.sql"}
+    assert found == {"schema.sql", "statements.sql", "upgrades.sql"}
 
 
 def test_comments_are_dropped_to_the_end_of_their_line_only() -> None:

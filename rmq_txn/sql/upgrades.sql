@@ -1,0 +1,11 @@
+-- What turns the tables of an older version into those of schema.sql, one part a version, in order.
+-- Format: a line "-- version: <number>", then statements, no semicolon in a comment. Each may run
+-- again: several processes may start together, and one that was killed half way is started anew.
+-- Missing tables are not made here: schema.sql was applied before. A column that exists already is
+-- passed over (error 1060), since MySQL has no ADD COLUMN IF NOT EXISTS.
+
+-- version: 3
+ALTER TABLE rmq_txn_identity ADD COLUMN secret VARBINARY(32) NOT NULL DEFAULT '';
+ALTER TABLE rmq_txn_identity ADD COLUMN upgraded_at TIMESTAMP NULL DEFAULT NULL;
+-- The properties of a stranger's message, written as JSON, did not fit 64 KiB.
+ALTER TABLE rmq_txn_parked MODIFY COLUMN properties MEDIUMBLOB;

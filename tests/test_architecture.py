@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rmq_txn"
 DEMOS = ("demo_account_service", "demo_points_service")
-LINE_LIMIT = 300
+LINE_LIMIT = 400
 
 # The integer is its tier; decimals order the modules of one tier.
 TIERS: dict[str, float] = {
@@ -287,7 +287,7 @@ def test_at_most_16_names_are_public() -> None:
         ("rmq_txn.inbox", "import pymysql\npymysql.connect()", "only err is allowed here"),
         ("rmq_txn.inbox", "from pymysql import connect", "only err is allowed here"),
         ("rmq_txn.utils", "", "is not in TIERS"),
-        ("rmq_txn.errors", "\n" * 301, "has 301 lines"),
+        ("rmq_txn.errors", "\n" * 401, "has 401 lines"),
     ],
 )
 def test_the_checker_finds_a_fault(module: str, source: str, expected: str) -> None:
@@ -301,7 +301,7 @@ def test_the_checker_finds_a_fault(module: str, source: str, expected: str) -> N
         ("rmq_txn.message", "from rmq_txn.errors import RmqTxnError\nimport json"),
         ("rmq_txn.transport.binding", "from rocketmq import ffi"),
         ("rmq_txn.inbox", "import pymysql\npymysql.err.IntegrityError"),
-        ("rmq_txn.errors", "\n" * 300),
+        ("rmq_txn.errors", "\n" * 400),
     ],
 )
 def test_the_checker_accepts_what_is_allowed(module: str, source: str) -> None:

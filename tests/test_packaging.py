@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from devstack import release
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_OTHERS = """
@@ -29,17 +32,16 @@ sys.meta_path.insert(0, Blocker())
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel with the backend that is installed; nothing is downloaded."""
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-    (built,) = folder.glob("*.whl")
-    return built
+def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Build both files with the backend that is installed; nothing is downloaded."""
+    return release.build(tmp_path_factory.mktemp("built"), isolated=False)
+
+
+@pytest.fixture(scope="module")
+def wheel(built: list[Path]) -> Path:
+    """Return the wheel, which was made of the source archive."""
+    (found,) = (file for file in built if file.suffix == ".whl")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,22 @@ def test_the_command_reads_its_sql_from_the_wheel(installed: Path) -> None:
 def test_the_command_knows_its_version(installed: Path) -> None:
     """It is read from the metadata of the wheel."""
     assert run(installed, "-m", "rmq_txn", "--version").stdout == f"rmq-txn {project_version()}\n"
+
+
+def test_a_release_is_checked_and_tried_in_clean_environments(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole command: both files are there, under the names that the documents say."""
+    assert release.main(["--folder", str(tmp_path / "dist")]) == 0, capsys.readouterr().err
+    names = {f"rmq_txn-{project_version()}-py3-none-any.whl", f"rmq_txn-{project_version()}.tar.gz"}
+    assert {file.name for file in (tmp_path / "dist").iterdir()} == names
+
+
+def test_a_file_that_does_not_work_is_no_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence, what the failing step printed, and nothing in the folder."""
+    monkeypatch.setattr(release, "build", lambda folder: [shutil.copy(ROOT / "LICENSE", folder / "a-1.whl")])
+    assert release.main(["--folder", str(tmp_path / "dist")]) == 1
+    assert "no release: " in capsys.readouterr().err
+    assert not (tmp_path / "dist").exists()

@@ -13,20 +13,20 @@ from pathlib import PurePosixPath
 
 import jieba
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from docsite import commands
-from docsite.links import CHECKOUT, LinkError, SiteMap
+from docsite.links import CHECKOUT, SiteMap
 
 ELSEWHERE = {
+    "README.md": "index.md",
+    "README.zh-CN.md": "index.zh-CN.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "demo_account_service/README.md": "demo-account-service.md",
     "demo_points_service/README.md": "demo-points-service.md",
 }
-HOMES = {"README.md": "index.md", "README.zh-CN.md": "index.zh-CN.md"}
 DECISIONS = "decisions/index.md"
 COMMANDS = "cli.md"
 CHINESE = ".zh-CN.md"
@@ -58,23 +58,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(CHECKOUT / source).read_text("utf-8")))
     files.append(File.generated(config, DECISIONS, content=_list_of_decisions()))
-    pages |= ELSEWHERE | HOMES | {"docs/decisions": DECISIONS}
-    site_map = SiteMap(pages, config.repo_url)
-    try:
-        site_map.read_quotations()
-    except LinkError as error:
-        raise PluginError(str(error)) from error
-    _state["map"] = site_map
+    pages |= ELSEWHERE | {"docs/decisions": DECISIONS}
+    _state["map"] = SiteMap(pages, config.repo_url)
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Fill in what the page quotes, and tell its links from where it stands on the site."""
+    """Tell the links of a page from where it stands on the site."""
     uri = page.file.src_uri
     if uri == DECISIONS:
         return markdown
     sources = {page: source for source, page in ELSEWHERE.items()}
-    text = _state["map"].page_text(sources.get(uri, f"docs/{uri}"), markdown)
+    text = _state["map"].told(sources.get(uri, f"docs/{uri}"), markdown)
     return f"{text}\n{commands.reference()}" if uri == COMMANDS else text
 
 

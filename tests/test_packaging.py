@@ -6,17 +6,21 @@ The layout is flat, so a test that imports from the checkout would hide a file m
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from devstack import release
+from tests.kit.documents import blocks, text_of
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_OTHERS = """
@@ -42,6 +46,17 @@ def wheel(built: list[Path]) -> Path:
     """Return the wheel, which was made of the source archive."""
     (found,) = (file for file in built if file.suffix == ".whl")
     return found
+
+
+@pytest.fixture(scope="module")
+def sources(built: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the source archive."""
+    folder = tmp_path_factory.mktemp("sources")
+    (archive,) = (file for file in built if file.name.endswith(".tar.gz"))
+    with tarfile.open(archive) as opened:
+        opened.extractall(folder, filter="data")
+    (inside,) = folder.iterdir()
+    return inside
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +154,56 @@ def test_the_command_knows_its_version(installed: Path) -> None:
     assert run(installed, "-m", "rmq_txn", "--version").stdout == f"rmq-txn {project_version()}\n"
 
 
+def test_the_readme_installs_from_a_git_address(sources: Path, tmp_path: Path) -> None:
+    """The placeholder gives way to a repository; pip clones it and makes the wheel."""
+    git = ["git", "-C", str(sources), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "A release"]):
+        subprocess.run([*git, *command], check=True)
+    install = blocks(text_of("README.md"), "sh")[0].splitlines()[0]
+    _, _, requirement = shlex.split(install)
+    address = "git+https://YOUR-GIT-HOST/rmq_txn.git"
+    assert address in requirement
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    alone = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path)]
+    subprocess.run([*pip, *alone, requirement.replace(address, f"git+{sources.as_uri()}")], check=True)
+    assert (tmp_path / "rmq_txn" / "sql" / "schema.sql").is_file()
+
+
+def test_the_image_of_a_service_is_made_by_commands_that_work(wheel: Path, tmp_path: Path) -> None:
+    """No engine here: the instructions are done in an environment of their own, in the place of the image."""
+    (dockerfile,) = blocks(text_of("docs/installation.md"), "dockerfile")
+    steps = [line.split(maxsplit=1) for line in dockerfile.splitlines()]
+    context, app, environment = tmp_path / "context", tmp_path / "app", tmp_path / "environment"
+    context.mkdir()
+    app.mkdir()
+    shutil.copy(wheel, context)
+    _, _, consumer = blocks(text_of("docs/quickstart.md"), "python")
+    (context / "points_service.py").write_text(consumer, encoding="utf-8")
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables["PATH"] = f"{environment / 'bin'}:{variables['PATH']}"
+    for instruction, what in steps:
+        if instruction == "COPY":
+            *names, target = what.split()
+            for name in names:
+                shutil.copy(context / name, app / target)
+        elif instruction == "RUN":
+            subprocess.run(["sh", "-c", what], cwd=app, env=variables, check=True)
+    program, *arguments = json.loads(dict(steps)["CMD"])
+    asked = subprocess.run(
+        [program, *arguments, "--help"], cwd=app, env=variables, capture_output=True, text=True, check=True
+    )
+    assert "--stop-seconds" in asked.stdout
+    assert shlex.join([program, *arguments]) in blocks(text_of("docs/quickstart.md"), "sh")[0]
+    imported = [
+        environment / "bin" / "python",
+        "-c",
+        "import points_service; print(points_service.consumer.group)",
+    ]
+    asked = subprocess.run(imported, cwd=app, env=variables, capture_output=True, text=True, check=True)
+    assert asked.stdout == "points-service\n"
+
+
 def test_a_release_is_checked_and_tried_in_clean_environments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +211,9 @@ def test_a_release_is_checked_and_tried_in_clean_environments(
     assert release.main(["--folder", str(tmp_path / "dist")]) == 0, capsys.readouterr().err
     names = {f"rmq_txn-{project_version()}-py3-none-any.whl", f"rmq_txn-{project_version()}.tar.gz"}
     assert {file.name for file in (tmp_path / "dist").iterdir()} == names
+    assert f"dist/rmq_txn-{project_version()}-py3-none-any.whl[native-install]" in text_of(
+        "docs/installation.md"
+    )
 
 
 def test_a_file_that_does_not_work_is_no_release(

@@ -1,9 +1,9 @@
 """
-What the documents say, done: the code and commands of both READMEs run against real servers.
+What the documents say, done: the code and commands of README and quickstart run against real servers.
 
-The READMEs name servers on their usual ports. `Reader` puts those of this test run in their place,
-and gives topic, groups and databases names of their own, because other tests use the same servers;
-nothing else of a block is changed.
+They name servers on their usual ports. `Reader` puts those of this test run in their place, and gives
+topic, groups and databases names of their own, because other tests use the same servers; nothing else of a
+block is changed.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from rmq_txn.errors import TransactionError
 from rmq_txn.pool import parse_url
 from tests.kit.documents import (
     CHECKOUT,
+    CHINESE,
     blocks,
     file_name,
     links,
-    shape,
     shell_commands,
     text_of,
-    without_comments,
 )
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
 READMES = ("README.md", "README.zh-CN.md")
+QUICKSTARTS = ("docs/quickstart.md", "docs/quickstart.zh-CN.md")
+WITH_COMMANDS = ("README", "docs/quickstart", "docs/installation", "docs/demo", "docs/failures")
 DOCUMENTS = sorted(
     path.relative_to(CHECKOUT).as_posix()
     for pattern in ("*.md", "docs/**/*.md", "demo_*/*.md")
@@ -47,7 +48,7 @@ DOCUMENTS = sorted(
 )
 PROMISE = "effects inside your database happen once; delivery is at least once; order is not promised"
 
-HERE = "tests/integration/test_docs.py::test_the_readme_does_what_it_says"
+HERE = "tests/integration/test_docs.py::test_the_quickstart_does_what_it_says"
 CONSUME = "tests/integration/test_consume.py::test_processes_share_the_work_are_replaced_and_drain"
 CULPRIT = "tests/integration/test_consume.py::test_a_message_that_kills_the_client_is_named_and_skipped"
 PARKED_COMMANDS = "tests/integration/test_parked_commands.py"
@@ -55,7 +56,10 @@ PARKED = f"{PARKED_COMMANDS}::test_parked_messages_are_listed_shown_replayed_and
 BURIED = f"{PARKED_COMMANDS}::test_a_dead_letter_is_replayed_by_one_command"
 # Not part of ./dev test: `./dev test --containers` runs it, with docker-compose 1.
 CONTAINERS = "tests/containers/run.py::main"
-# Every command in the READMEs, and the test that runs it. A command without a test is an error.
+INSTALL_FROM = "tests/unit/test_library.py::test_install_from_a_file_asks_no_index"
+RELEASE = "tests/test_packaging.py::test_a_release_is_checked_and_tried_in_clean_environments"
+FROM_GIT = "tests/test_packaging.py::test_the_readme_installs_from_a_git_address"
+# Every command in these documents, and the test that runs it. A command without a test is an error.
 COMMANDS = {
     "./dev demo": "tests/e2e/test_demo_services.py::test_ctrl_c_in_the_tutorial_stops_everything",
     "./dev demo --once": "tests/e2e/test_demo_services.py::test_the_tutorial_runs_to_its_end",
@@ -65,8 +69,13 @@ COMMANDS = {
     "./dev test --containers": CONTAINERS,
     "./dev test --stack containers": CONTAINERS,
     "./dev test": HERE,  # this run: .ci/run is nothing but ./dev test
+    "./dev release": RELEASE,
+    "pip install 'rmq-txn[native-install] @ git+https://YOUR-GIT-HOST/rmq_txn.git'": FROM_GIT,
+    "pip install 'dist/rmq_txn-0.1.0-py3-none-any.whl[native-install]'": RELEASE,
     "pip install '.[native-install]'": "tests/test_packaging.py::test_the_files_come_from_the_wheel",
-    "rmq-txn native install": "tests/unit/test_library.py::test_install_downloads_from_the_configured_index",
+    "rmq-txn native install": RELEASE,
+    "rmq-txn native status": RELEASE,
+    "rmq-txn native install --from rocketmq-python-cvs-2.1.0.3.tar.gz": INSTALL_FROM,
     "rmq-txn schema apply --database-url mysql://account:secret@127.0.0.1:3306/account": HERE,
     "rmq-txn schema apply --database-url mysql://points:secret@127.0.0.1:3306/points": HERE,
     "mqadmin updateTopic -n 127.0.0.1:9876 -c DefaultCluster -t transfer": HERE,
@@ -82,17 +91,17 @@ COMMANDS = {
 
 
 class Reader:
-    """Does what a README says, in a folder of its own, with the servers of this test run."""
+    """Does what a document says, in a folder of its own, with the servers of this test run."""
 
-    def __init__(self, readme: str, stack: LocalStack, unique: str, folder: Path) -> None:
-        self.text, self.stack, self.unique, self.folder = text_of(readme), stack, unique, folder
+    def __init__(self, document: str, stack: LocalStack, unique: str, folder: Path) -> None:
+        self.text, self.stack, self.unique, self.folder = text_of(document), stack, unique, folder
         self.topic = f"{unique}-transfer"
 
     def url(self, database: str) -> str:
         return self.stack.database_url(f"{self.unique}_{database}")
 
     def here(self, text: str) -> str:
-        """Put this test's names in the place of the README's."""
+        """Put this test's names in the place of the document's."""
         text = text.replace("127.0.0.1:9876", self.stack.name_server).replace("DefaultCluster", CLUSTER_NAME)
         text = re.sub(r"mysql://\w+:secret@127\.0\.0\.1:3306/(\w+)", lambda found: self.url(found[1]), text)
         text = re.sub(r'"(transfer|account-service|points-service)"', rf'"{self.unique}-\1"', text)
@@ -115,7 +124,7 @@ class Reader:
                 file.write(self.here(block))
 
     def arguments(self, command: str) -> list[str]:
-        """Return the arguments with which a command of the README runs here."""
+        """Return the arguments with which a command of the document runs here."""
         program, *rest = shlex.split(self.here(command))
         if program == "mqadmin":
             jars = self.stack.settings.cache_folder / f"rocketmq-{self.stack.settings.rocketmq_version}"
@@ -125,7 +134,7 @@ class Reader:
         return [sys.executable, *python, *rest]
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        """Start a command of the README."""
+        """Start a command of the document."""
         return subprocess.Popen(
             self.arguments(command),
             cwd=self.folder,
@@ -136,7 +145,7 @@ class Reader:
         )
 
     def run(self, command: str) -> str:
-        """Run a command of the README to its end and return what it printed."""
+        """Run a command of the document to its end and return what it printed."""
         with self.start(command) as process:
             try:
                 output, _ = process.communicate(timeout=60)
@@ -148,10 +157,12 @@ class Reader:
 
 @pytest.mark.servers
 @pytest.mark.local_stack
-@pytest.mark.parametrize("readme", READMES)
-def test_the_readme_does_what_it_says(readme: str, stack: LocalStack, unique: str, tmp_path: Path) -> None:
-    """A reader who follows "Into your own service" line by line gets the promised result."""
-    reader = Reader(readme, stack, unique, tmp_path)
+@pytest.mark.parametrize("quickstart", QUICKSTARTS)
+def test_the_quickstart_does_what_it_says(
+    quickstart: str, stack: LocalStack, unique: str, tmp_path: Path
+) -> None:
+    """A reader who follows it line by line gets the promised result."""
+    reader = Reader(quickstart, stack, unique, tmp_path)
     reader.make_tables()
     reader.write_programs()
     *_, steps = blocks(reader.text, "sh")
@@ -181,28 +192,28 @@ def points_of_alice(reader: Reader) -> int:
     return int(points)
 
 
-@pytest.mark.parametrize("language", ["python", "sql", "sh"])
-def test_both_readmes_have_the_same_blocks(language: str) -> None:
-    """Same code, same files, same commands in the same order; only Python comments are translated."""
-    english, chinese = (blocks(text_of(name), language) for name in READMES)
-    assert english
-    assert [without_comments(language, block) for block in english] == [
-        without_comments(language, block) for block in chinese
-    ]
-    if language == "python":
-        assert [file_name(block) for block in english] == [file_name(block) for block in chinese]
-
-
-def test_both_readmes_have_the_same_shape() -> None:
-    """Headings, table rows, list items, links and quoted commands agree in number and order."""
-    english, chinese = (shape(text_of(name)) for name in READMES)
-    assert english == chinese
+@pytest.mark.parametrize(("readme", "quickstart"), [*zip(READMES, QUICKSTARTS, strict=True)])
+def test_the_readme_shows_the_code_that_the_quickstart_runs(readme: str, quickstart: str) -> None:
+    """Form A and the consumer, to the letter; form B is in the quickstart only."""
+    form_a, _, consumer = blocks(text_of(quickstart), "python")
+    assert blocks(text_of(readme), "python") == [form_a, consumer]
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_every_command_is_run_by_a_test(readme: str) -> None:
+def test_the_readme_is_one_page(readme: str) -> None:
+    """How to install it within 20 lines, its first Python within 30."""
+    lines = text_of(readme).splitlines()
+    assert len(lines) <= 125
+    assert any(line.startswith("pip install") for line in lines[:20])
+    assert "```python" in lines[:30]
+
+
+@pytest.mark.parametrize("ending", [".md", CHINESE])
+def test_every_command_is_run_by_a_test(ending: str) -> None:
     """A new command needs a test; a test that is renamed needs a look here."""
-    assert shell_commands(text_of(readme)) == set(COMMANDS)
+    commands = set().union(*(shell_commands(text_of(name + ending)) for name in WITH_COMMANDS))
+    named = {short for short in commands if any(command.startswith(f"{short} ") for command in COMMANDS)}
+    assert commands | named == set(COMMANDS) | named
     for node_id in COMMANDS.values():
         path, function = node_id.split("::")
         tree = ast.parse(text_of(path))
@@ -211,10 +222,15 @@ def test_every_command_is_run_by_a_test(readme: str) -> None:
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_the_readme_has_the_promise_and_every_outcome(readme: str) -> None:
-    """The promise word for word, and each way a transaction can end, by its public name."""
-    text = text_of(readme)
-    assert PROMISE in text
+def test_the_readme_has_the_promise(readme: str) -> None:
+    """Word for word."""
+    assert PROMISE in text_of(readme)
+
+
+@pytest.mark.parametrize("failures", ["docs/failures.md", "docs/failures.zh-CN.md"])
+def test_the_table_of_failures_has_every_outcome(failures: str) -> None:
+    """Each way a transaction can end, by its public name."""
+    text = text_of(failures)
     named = set(re.findall(r"`(\w+Error)`", text))
     assert named <= set(rmq_txn.__all__)
     named |= set(re.findall(r"`rmq_txn\.errors\.(\w+Error)`", text))

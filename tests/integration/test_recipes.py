@@ -46,7 +46,7 @@ class Kitchen:
     def __init__(self, stack: LocalStack, unique: str, folder: Path) -> None:
         self.stack, self.folder = stack, folder
         self.reader = Reader(RECIPES, stack, unique, folder)
-        Reader("README.md", stack, unique, folder).make_tables()
+        Reader("docs/quickstart.md", stack, unique, folder).make_tables()
         self.reader.write_programs()
         self.output = folder / "output.log"
         self.arrived: list[str] = []

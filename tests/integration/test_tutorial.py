@@ -25,7 +25,6 @@ from tests.kit.documents import (
     all_blocks,
     file_name,
     quoted_commands,
-    shape,
     text_of,
     without_comments,
 )
@@ -173,7 +172,7 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path, tmp_path_factory: pytest
     assert not (tmp_path / "tutorial").exists()
 
 
-def test_both_tutorials_have_the_same_blocks_and_shape() -> None:
+def test_both_tutorials_have_the_same_blocks() -> None:
     """Same files, commands and outputs in the same order; comments and terminal marks are translated."""
 
     def read_by_machines(name: str) -> list[tuple[object, ...]]:
@@ -186,8 +185,6 @@ def test_both_tutorials_have_the_same_blocks_and_shape() -> None:
 
     english, chinese = map(read_by_machines, TUTORIALS)
     assert english == chinese
-    english_shape, chinese_shape = (shape(text_of(name)) for name in TUTORIALS)
-    assert english_shape == chinese_shape
     files = [
         [file_name(b) for kind, b in all_blocks(text_of(name)) if kind == "python"] for name in TUTORIALS
     ]

@@ -1,14 +1,22 @@
-"""What the documents of this checkout consist of: blocks, files, commands, links, shape."""
+"""What the documents of this checkout consist of: blocks, files, commands, links, and pieces to compare."""
 
 from __future__ import annotations
 
+import difflib
 import io
 import re
 import tokenize
+from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_TRANSLATED = re.compile(r"(README|tutorial|concepts)(?:\.zh-CN)?\.md(?:#.*)?$")
+CHINESE = ".zh-CN.md"
+TRANSLATIONS = {
+    path.relative_to(CHECKOUT).as_posix().replace(CHINESE, ".md"): path.relative_to(CHECKOUT).as_posix()
+    for folder in (CHECKOUT, CHECKOUT / "docs")
+    for path in sorted(folder.glob(f"*{CHINESE}"))
+}
+"""Each document that has a translation, and the translation."""
 PROGRAMS = ("./dev", "rmq-txn", "pip", "python", "mqadmin")
 
 
@@ -35,7 +43,7 @@ def without_blocks(text: str) -> str:
 def without_comments(language: str, block: str) -> str:
     """Return what a machine reads of a block: comments may be in the reader's language."""
     if language != "python":
-        return block
+        return re.sub(r"^# .*\n", "", block, flags=re.MULTILINE)
     tokens = tokenize.generate_tokens(io.StringIO(block).readline)
     kept = [token for token in tokens if token.type not in (tokenize.COMMENT, tokenize.NL)]
     return " ".join(token.string for token in kept)
@@ -65,17 +73,62 @@ def links(text: str) -> list[str]:
     return [target for target in targets if not re.match(r"https?:|#", target)]
 
 
-def shape(text: str) -> dict[str, list[str]]:
-    """
-    Return what a document and its translation have in common beside their blocks.
+@dataclass(frozen=True)
+class Piece:
+    """A heading, paragraph, item of a list, row of a table or fenced block of a document."""
 
-    A link to a translated document leads to the one in the reader's language.
-    """
-    return {
-        "headings": re.findall(r"^#+ ", text, re.MULTILINE),
-        "rows": [row.count("|") * "|" for row in re.findall(r"^\|.*\|$", text, re.MULTILINE)],
-        "items": re.findall(r"^(?:\*|\d+\.) ", text, re.MULTILINE),
-        "commands": sorted(quoted_commands(text)),
-        "links": [_TRANSLATED.sub(r"\1.md", link) for link in links(text)],
-        "errors": re.findall(r"`(?:rmq_txn\.errors\.)?(\w+Error)`", text),
-    }
+    kind: str
+    text: str
+
+    def in_any_language(self) -> tuple[object, ...]:
+        """Return what a translation leaves as it is: kind, code, numbers, and where links lead."""
+        if self.kind in ("```mermaid", "```text"):  # pictures: their words are translated
+            return self.kind, self.text.count("\n")
+        if self.kind.startswith("```"):
+            return self.kind, without_comments(self.kind.removeprefix("```"), self.text)
+        code = sorted(set(re.findall(r"`([^`]+)`", self.text)))
+        words = re.sub(r"`[^`]+`|\]\([^)\s]+\)", " ", self.text)
+        numbers = sorted(re.findall(r"\d+(?:[.,]\d+)*", words))
+        return self.kind, code, numbers, sorted(map(_in_any_language, links(self.text)))
+
+
+def _in_any_language(link: str) -> str:
+    """Return the link to a document instead of to its translation; the anchors of both differ."""
+    document = link.partition("#")[0].replace(CHINESE, ".md")
+    is_translated = Path(document).name in {Path(name).name for name in TRANSLATIONS}
+    return document if is_translated and "demo_" not in document else link
+
+
+_PIECE = re.compile(
+    r"^(?P<fence>```[^\n]*)\n(?P<block>.*?)^```$"
+    r"|^(?P<row>\|[^\n]*\|)$"
+    r"|^(?P<heading>#+) [^\n]*$"
+    r"|^(?P<item>\*|\d+\.) [^\n]*(?:\n {2,}\S[^\n]*)*"
+    r"|^[^\n]+(?:\n(?!```|\||\* |\d+\. )[^\n]+)*",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def pieces(text: str) -> list[Piece]:
+    """Return the pieces of a document in order."""
+    found = []
+    for match in _PIECE.finditer(text):
+        kind = match["fence"] or (match["row"] and match["row"].count("|") * "|") or match["heading"]
+        found.append(Piece(kind or match["item"] or "paragraph", match["block"] or match[0]))
+    return found
+
+
+def untranslated(original: str, translation: str) -> list[str]:
+    """Return each piece of one document that the other does not have, as lines for people."""
+    ours, theirs = pieces(original), pieces(translation)
+    matcher = difflib.SequenceMatcher(
+        a=[repr(piece.in_any_language()) for piece in ours],
+        b=[repr(piece.in_any_language()) for piece in theirs],
+        autojunk=False,
+    )
+    told = []
+    for tag, ours_from, ours_to, theirs_from, theirs_to in matcher.get_opcodes():
+        if tag != "equal":
+            told += [f"only in the original: {piece.text}" for piece in ours[ours_from:ours_to]]
+            told += [f"only in the translation: {piece.text}" for piece in theirs[theirs_from:theirs_to]]
+    return told

@@ -17,7 +17,6 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TRIED = (
-    ("python", "-m", "pip", "check"),
     ("python", "-c", "import rmq_txn; [getattr(rmq_txn, name) for name in rmq_txn.__all__]"),
     ("rmq-txn", "--help"),
     ("rmq-txn", "schema", "print"),
@@ -55,10 +54,12 @@ def check(files: list[Path]) -> None:
 def try_out(file: Path, folder: Path) -> None:
     """Install a file with its extra into an environment of its own below `folder`, and use it there."""
     environment = folder / "environment"
-    run([sys.executable, "-m", "venv", str(environment)], folder)
+    run([sys.executable, "-m", "venv", "--without-pip", str(environment)], folder)
     programs = environment / "bin"
-    install = ["pip", "install", "--disable-pip-version-check", f"{file}[native-install]"]
-    for program, *arguments in (install, *TRIED):
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "--disable-pip-version-check"]
+    run([*pip, "install", "--no-compile", f"{file}[native-install]"], folder)
+    run([*pip, "check"], folder)
+    for program, *arguments in TRIED:
         run([str(programs / program), *arguments], folder)
 
 

@@ -34,6 +34,7 @@ from tests.kit.documents import (
     links,
     shell_commands,
     text_of,
+    without_blocks,
 )
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -201,9 +202,11 @@ def test_the_readme_shows_the_code_that_the_quickstart_runs(readme: str, quickst
 
 @pytest.mark.parametrize("readme", READMES)
 def test_the_readme_is_one_page(readme: str) -> None:
-    """How to install it within 20 lines, its first Python within 30."""
+    """How to install it within 20 lines, its first Python within 30; one sentence a line."""
     lines = text_of(readme).splitlines()
     assert len(lines) <= 125
+    prose = without_blocks(text_of(readme)).splitlines()
+    assert [line for line in prose if re.search(r"[.!?] [A-Z]|[。！？](?=\w)", line)] == []
     assert any(line.startswith("pip install") for line in lines[:20])
     assert "```python" in lines[:30]
 

@@ -25,7 +25,6 @@ from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.receipt import PublishingTransaction, Receipt
-from rmq_txn.registration import start_registered
 from rmq_txn.session import Session
 from rmq_txn.transaction import Transaction
 from rmq_txn.transport import ProducerTransport, Transport
@@ -117,9 +116,8 @@ class TransactionProducer:
         database_id = schema.check(self._database).database_id
         self._owner = owner_of(self._group, database_id)
         self._oracle = Oracle(self._database, self._owner, self._retention_seconds)
-        self._client = start_registered(
-            self._broker, self._group, self._topics, self._oracle, self._close_timeout_seconds
-        )
+        self._client = self._broker.producer(self._group, self._oracle.check)
+        self._client.start(self._topics)
         self._upkeep = Upkeep(
             self._database, database_id, self._client, self._oracle, self._topics, *self._outbox_times
         )

@@ -60,7 +60,6 @@ TIERS: dict[str, float] = {
     "rmq_txn.receipt": 4,
     "rmq_txn.checkback": 4,
     "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
-    "rmq_txn.registration": 4.1,
     "rmq_txn.publisher": 4,
     "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
     "rmq_txn.upkeep": 4.1,

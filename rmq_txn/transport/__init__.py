@@ -36,12 +36,17 @@ Deliver = Callable[[Delivery], Answer]
 class ProducerTransport(Protocol):
     """Sends messages. Every method but `start`, `close` and `send_plain` may be called from any thread."""
 
-    def start(self) -> None:
+    def start(self, topics: Sequence[str] = ()) -> None:
         """
         Start the client. Once, in the process that will use it.
 
+        Args:
+            topics: when this returns, the brokers of these topics know this client, and so would
+                ask it; those of others may only after its first send, and then some time.
+
         Raises:
-            BrokerUnavailableError: no name server address can be reached.
+            BrokerUnavailableError: no name server address can be reached, or the broker of a topic
+                took no half message.
             NativeLibraryError: the client library is missing or fails its self-check.
         """
 
@@ -95,7 +100,9 @@ class ConsumerTransport(Protocol):
 
     def start(self) -> None:
         """
-        Start receiving. Same errors as `ProducerTransport.start`.
+        Start receiving.
+
+        Raises: as `ProducerTransport.start`.
         """
 
     def is_registered(self, topic: str) -> bool:

@@ -44,6 +44,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.inflight": 2,
     "rmq_txn.transport.settings": 2.4,
     "rmq_txn.transport.signals": 2,
+    "rmq_txn.transport.native_log": 2,
     "rmq_txn.transport.binding": 2.1,
     "rmq_txn.transport.diagnosis": 2.45,
     "rmq_txn.transport.plain": 2.45,

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rmq_txn.checkback import Oracle
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.identity import new_txn_id
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message
 from rmq_txn.transport import ProducerTransport, Transport
@@ -27,19 +26,30 @@ _SECONDS_A_TRY = 0.4
 
 
 def start_registered(
-    broker: Transport, group: str, topics: Sequence[str], oracle: Oracle, close_timeout_seconds: float
+    broker: Transport,
+    group: str,
+    topics: Sequence[str],
+    oracle: Oracle,
+    close_timeout_seconds: float,
+    announce: Callable[[str], None],
 ) -> ProducerTransport:
     """
     Start a client that the brokers of all topics know; after some tries, one that they will know.
 
-    Raises: as `ProducerTransport.start` and `send_half`; then nothing is left open.
+    Args:
+        announce: called with `ProducerTransport.instance` before a client is started, and so before
+            any broker can name it to the others of the group.
+
+    Raises: as `ProducerTransport.start` and `send_half`, and what `announce` raises; then nothing is
+        left open.
     """
     for tries_left in reversed(range(_TRIES)):
         client = broker.producer(group, oracle.check)
+        announce(client.instance)
         try:
             client.start()
             for topic in topics:
-                _warm_up(client, topic, oracle.owner)
+                _warm_up(client, topic, oracle)
         except BaseException:
             client.close(close_timeout_seconds)
             raise
@@ -69,9 +79,10 @@ def _known_soon(client: ProducerTransport, topics: Sequence[str]) -> bool:
     return True
 
 
-def _warm_up(client: ProducerTransport, topic: str, owner: str) -> None:
+def _warm_up(client: ProducerTransport, topic: str, oracle: Oracle) -> None:
     """Make the brokers of a topic known to the client, by a half message rolled back at once."""
-    message = Message(topic, b"rmq_txn warm-up, rolled back")
-    client.send_half(
-        message.outbound(txn_id=new_txn_id(), position=0, owner=owner), lambda _message_id: Verdict.ROLLBACK
+    txn_id = oracle.new_txn_id()
+    message = Message(topic, b"rmq_txn warm-up, rolled back").outbound(
+        txn_id=txn_id, position=0, owner=oracle.owner.name, stamp=oracle.owner.stamp(txn_id, 0)
     )
+    client.send_half(message, lambda _message_id: Verdict.ROLLBACK)

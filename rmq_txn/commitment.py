@@ -20,6 +20,7 @@ from rmq_txn.errors import (
     LocalTimeoutError,
     TransactionLostError,
 )
+from rmq_txn.identity import Owner
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message
 from rmq_txn.session import Session, SessionState
@@ -53,7 +54,7 @@ class Commitment:
         self,
         client: ProducerTransport,
         oracle: Oracle,
-        owner: str,
+        owner: Owner,
         txn_id: str,
         messages: Sequence[Message],
         session: Session | None = None,
@@ -63,7 +64,12 @@ class Commitment:
         self._oracle = oracle
         self._txn_id = txn_id
         self._outbound = [
-            message.outbound(txn_id=txn_id, position=position, owner=owner)
+            message.outbound(
+                txn_id=txn_id,
+                position=position,
+                owner=owner.name,
+                stamp=owner.stamp(txn_id, position),
+            )
             for position, message in enumerate(messages)
         ]
         self._message_ids = [""] * len(messages)

@@ -16,6 +16,11 @@ from rmq_txn.sql import STATEMENTS
 from rmq_txn.transaction import Transaction
 
 _WAIT_MARGIN_SECONDS = 10
+# One SET for both servers: MySQL reads the first comment and MariaDB the second. MariaDB has the new
+# name since 11.1, MySQL lost the old one with 8.0.
+_READ_COMMITTED = (
+    "/*!80000 , transaction_isolation = 'READ-COMMITTED' */ /*M! , tx_isolation = 'READ-COMMITTED' */"
+)
 
 
 class Database:
@@ -157,8 +162,13 @@ class Database:
         return Session(self._checks, txn_id, guarded=False)
 
     def sideline(self) -> ConnectionPool:
-        """Make a pool of one connection, set up as for check-backs, for a thread that keeps it."""
-        return self._checks.alike(size=1)
+        """
+        Make a pool of one connection, set up as for check-backs, for a thread that keeps it.
+
+        On READ COMMITTED, from its first statement on, also after it was made again: a DELETE must not
+        lock the gap in which others insert.
+        """
+        return self._checks.alike(size=1, set_also=_READ_COMMITTED)
 
     def kill(self, connection_id: int) -> None:
         """

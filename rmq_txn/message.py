@@ -13,6 +13,7 @@ from rmq_txn.identity import (
     PROPERTY_NAMES,
     PROPERTY_OWNER,
     PROPERTY_POSITION,
+    PROPERTY_STAMP,
     PROPERTY_TXN_ID,
     dedup_key,
     is_position,
@@ -227,9 +228,11 @@ class Message:
         object.__setattr__(self, "properties", _check_properties(self.properties))
         object.__setattr__(self, "encoded", _encode(self.body))
 
-    def outbound(self, *, txn_id: str, position: int, owner: str) -> Outbound:
-        """Add the properties of this package: transaction, position in it (from 0), owner."""
+    def outbound(self, *, txn_id: str, position: int, owner: str, stamp: str = "") -> Outbound:
+        """Add the properties of this package: transaction, position in it (from 0), owner, its stamp."""
         own = {PROPERTY_TXN_ID: txn_id, PROPERTY_POSITION: str(position), PROPERTY_OWNER: owner}
+        if stamp:
+            own[PROPERTY_STAMP] = stamp
         if self.properties:
             own[PROPERTY_NAMES] = ",".join(self.properties)
         return Outbound(

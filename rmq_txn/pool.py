@@ -67,9 +67,11 @@ class ConnectionPool:
         """Host and port, for messages."""
         return f"{self._parameters['host']}:{self._parameters['port']}"
 
-    def alike(self, *, size: int) -> ConnectionPool:
-        """Make another pool of such connections, empty."""
-        return ConnectionPool(self._parameters, size=size, wait_seconds=self._wait_seconds)
+    def alike(self, *, size: int, set_also: str) -> ConnectionPool:
+        """Make another pool of such connections, empty; `set_also` goes on with their SET SESSION."""
+        init_command = f"{self._parameters['init_command']} {set_also}"
+        parameters = self._parameters | {"init_command": init_command}
+        return ConnectionPool(parameters, size=size, wait_seconds=self._wait_seconds)
 
     def borrow(self) -> Any:
         """

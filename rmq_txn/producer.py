@@ -17,10 +17,11 @@ import structlog
 
 from rmq_txn import schema, txlog
 from rmq_txn.checkback import Oracle
+from rmq_txn.clock import DatabaseClock
 from rmq_txn.commitment import Commitment
 from rmq_txn.database import Database
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
-from rmq_txn.identity import new_txn_id, owner_of, retention_seconds
+from rmq_txn.identity import Owner, owner_of, retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
@@ -88,7 +89,7 @@ class TransactionProducer:
         self._oracle: Oracle
         self._client: ProducerTransport
         self._upkeep: Upkeep
-        self._owner: str
+        self._owner: Owner
 
     @property
     def state(self) -> State:
@@ -113,15 +114,25 @@ class TransactionProducer:
         self._lifecycle.start(self._start, undo=self._close_client)
 
     def _start(self) -> None:
-        database_id = schema.check(self._database).database_id
-        self._owner = owner_of(self._group, database_id)
-        self._oracle = Oracle(self._database, self._owner, self._retention_seconds)
-        self._client = self._broker.producer(self._group, self._oracle.check)
-        self._client.start(self._topics)
+        identity = schema.check(self._database)
+        self._owner = Owner(owner_of(self._group, identity.database_id), identity.secret)
+        clock = DatabaseClock()
         self._upkeep = Upkeep(
-            self._database, database_id, self._client, self._oracle, self._topics, *self._outbox_times
+            self._database, identity.database_id, self._group, self._topics, clock, *self._outbox_times
         )
-        self._upkeep.start()
+        self._oracle = Oracle(
+            self._database,
+            self._owner,
+            self._retention_seconds,
+            clock=clock,
+            disturb=self._upkeep.disturb,
+            unstamped_until=(identity.upgraded_at or 0.0) + self._retention_seconds,
+        )
+        self._client = self._broker.producer(self._group, self._oracle.check)
+        # Before it is started, and so before any broker can name it to the others of the group.
+        self._upkeep.announce(self._client.instance)
+        self._client.start(self._topics)
+        self._upkeep.start(self._client, self._oracle)
         log.info("producer started", group=self._group, topics=",".join(self._topics))
 
     def is_registered(self) -> bool:
@@ -286,7 +297,7 @@ class TransactionProducer:
             raise LifecycleError(
                 f"{call} inside transaction {outer} of the same producer; publish in the outer one"
             )
-        txn_id = new_txn_id()
+        txn_id = self._oracle.new_txn_id()
         try:
             self._inside.set(txn_id)
             with self._in_flight.one(), structlog.contextvars.bound_contextvars(txn_id=txn_id):

@@ -22,6 +22,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.verdict": 0,
     "rmq_txn.identity": 1,
     "rmq_txn.logs": 1,
+    "rmq_txn.clock": 1,
     "rmq_txn.lifecycle": 1,
     "rmq_txn.message": 1.1,  # checks names against the properties of identity
     "rmq_txn.sql": 2,
@@ -51,11 +52,13 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.client": 2.5,
     "rmq_txn.transport.clients": 2.6,
     "rmq_txn.undisturbed": 2,
+    "rmq_txn.siblings": 2,
     "rmq_txn.schema": 3,
     "rmq_txn.txlog": 3,
     "rmq_txn.inbox": 3,
     "rmq_txn.parking": 3,
     "rmq_txn.outbox": 3,
+    "rmq_txn.presence": 3.1,  # writes through the outbox's connection
     "rmq_txn.transport.native": 3,
     "rmq_txn.relay": 4,
     "rmq_txn.receipt": 4,

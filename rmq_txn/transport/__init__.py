@@ -36,6 +36,10 @@ Deliver = Callable[[Delivery], Answer]
 class ProducerTransport(Protocol):
     """Sends messages. Every method but `start`, `close` and `send_plain` may be called from any thread."""
 
+    @property
+    def instance(self) -> str:
+        """How the id ends under which brokers know this client: unique, and known before the start."""
+
     def start(self, topics: Sequence[str] = ()) -> None:
         """
         Start the client. Once, in the process that will use it.
@@ -83,6 +87,17 @@ class ProducerTransport(Protocol):
 
         Raises:
             BrokerUnavailableError: they can't be asked.
+        """
+
+    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
+        """
+        Ask each broker of a topic which clients it knows under this producer group, by client id.
+
+        Those are the ones that it would ask about any half message of the group. A broker is named
+        so that another name means another process.
+
+        Raises:
+            BrokerUnavailableError: one of them can't be asked, or has no master now.
         """
 
     def close(self, timeout_seconds: float) -> None:

@@ -111,6 +111,11 @@ class NativeClient:
                 return False
         return True
 
+    @property
+    def instance(self) -> str:
+        """How the id ends under which brokers know this client: the instance name."""
+        return self._instance
+
     def _destroy(self, handle: int) -> None:
         getattr(ffi().dll, f"Destroy{self.kind}")(handle)
 

@@ -18,6 +18,7 @@ from rmq_txn.transport.client import NativeClient
 from rmq_txn.transport.diagnosis import explain
 from rmq_txn.transport.offsets import pin_new_group
 from rmq_txn.transport.plain import PlainSender
+from rmq_txn.transport.remoting import RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 from rmq_txn.transport.signals import HeldSignals
 from rmq_txn.verdict import Answer, Verdict
@@ -187,6 +188,25 @@ class NativeProducer(NativeClient):
     def is_registered(self, topic: str) -> bool:
         """See `ProducerTransport.is_registered`."""
         return self._is_known(topic, lambda broker: broker.producer_connections(self._group))
+
+    def registered_clients(self, topic: str) -> dict[str, frozenset[str]]:
+        """See `ProducerTransport.registered_clients`."""
+        found: dict[str, frozenset[str]] = {}
+        try:
+            brokers = self._broker.route(topic).brokers
+            for broker in brokers:
+                if broker.master_address is None:
+                    raise BrokerUnavailableError(f"broker {broker.name} of topic {topic!r} has no master now")
+                clients = self._broker.ask(broker.master_address).producer_connections(self._group)
+                name = f"{broker.name} at {broker.master_address}"
+                found[name] = frozenset(client.client_id for client in clients)
+        except RemotingError as error:
+            raise BrokerUnavailableError(
+                f"the brokers of topic {topic!r} do not say which clients they know: {error}"
+            ) from error
+        if not found:
+            raise BrokerUnavailableError(f"topic {topic!r} has no broker now")
+        return found
 
     def close(self, timeout_seconds: float) -> None:
         """See `ProducerTransport.close`."""

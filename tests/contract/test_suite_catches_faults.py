@@ -92,6 +92,15 @@ class FaultyProducer:
         """See ProducerTransport."""
         return self._inner.is_registered(topic)
 
+    @property
+    def instance(self) -> str:
+        """See ProducerTransport."""
+        return self._inner.instance
+
+    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
+        """See ProducerTransport."""
+        return self._inner.registered_clients(topic)
+
     def close(self, timeout_seconds: float) -> None:
         """See ProducerTransport."""
         self._inner.close(timeout_seconds)

@@ -76,6 +76,13 @@ class _WrappedProducer:
     def is_registered(self, topic: str) -> bool:
         return self._inner.is_registered(topic)
 
+    @property
+    def instance(self) -> str:
+        return self._inner.instance
+
+    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
+        return self._inner.registered_clients(topic)
+
     def close(self, timeout_seconds: float) -> None:
         self._inner.close(timeout_seconds)
 

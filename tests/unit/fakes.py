@@ -16,6 +16,7 @@ import pytest
 from rmq_txn import Database, schema
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
+from rmq_txn.presence import Presence
 from rmq_txn.session import SessionState
 from rmq_txn.transport import Checker, Deliver, Execute
 
@@ -71,6 +72,12 @@ class FakeClient:
         if isinstance(self._transport.registered, Exception):
             raise self._transport.registered
         return self._transport.registered
+
+    instance = "fake-instance"
+
+    def registered_clients(self, topic: str) -> dict[str, frozenset[str]]:
+        """Say what `is_registered` says, for one broker."""
+        return {"fake": frozenset([self.instance] if self.is_registered(topic) else [])}
 
     def close(self, *_seconds: float) -> None:
         """Close."""
@@ -145,6 +152,7 @@ class FakeDatabase:
 
 
 def fake_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answer the schema check without a server."""
+    """Answer the schema check, and take the producer's row, without a server."""
     identity = schema.Identity("fake-database-id", b"fake secret", None)
     monkeypatch.setattr(schema, "check", lambda _database: identity)
+    monkeypatch.setattr(Presence, "_write", lambda _presence, *, closing: [])

@@ -12,7 +12,7 @@ import pytest
 
 from rmq_txn import Database, InDoubtError, Message
 from rmq_txn.commitment import Commitment
-from rmq_txn.identity import new_txn_id
+from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
 from rmq_txn.session import SessionState
 from rmq_txn.verdict import Verdict
@@ -49,7 +49,8 @@ def test_a_lost_commit_is_looked_up_until_the_caller_must_have_an_outcome(
     )
     oracle: Any = SimpleNamespace(resolve=resolve)
     client: Any = Client()
-    commitment = Commitment(client, oracle, "owner", new_txn_id(), [Message("topic", b"x")], session)
+    owner = Owner("owner", b"secret")
+    commitment = Commitment(client, oracle, owner, new_txn_id(), [Message("topic", b"x")], session)
 
     def local() -> None:
         raise pymysql.err.OperationalError(2013, "lost connection")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from devstack.errors import StackError
 from devstack.local import LocalStack
-from devstack.settings import DEFAULT_FOLDER, StackSettings
+from devstack.settings import DATABASE_VARIABLE, DEFAULT_FOLDER, StackSettings
+from devstack.software import DATABASES
 
 EXIT_OK = 0
 EXIT_FAILED = 1  # StackError: the machine lacks something or a server did not come up
@@ -45,6 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask about half messages after 3 s and redeliver after 1 s, as tests do",
     )
+    up.add_argument(
+        "--database",
+        choices=DATABASES,
+        help="MariaDB, else MySQL of this machine (installed, the default), or one fetched from Debian's "
+        "unstable suite; the data of each stays apart",
+    )
     env = commands.add_parser(
         "env",
         parents=[common],
@@ -72,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
+    if options.command == "up" and options.database:
+        os.environ[DATABASE_VARIABLE] = options.database
     if options.command == "up" and options.fast_checks:
         settings = StackSettings.for_tests(options.folder)
     else:

@@ -91,16 +91,18 @@ def require_disk(folder: Path) -> None:
         )
 
 
-def run_to_its_end(command: list[str], timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+def run_to_its_end(
+    command: list[str], timeout_seconds: float, *, standard_input: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """
-    Run a program without input; what it says on either stream is in `stdout`.
+    Run a program, by default without input; what it says on either stream is in `stdout`.
 
     Raises:
         subprocess.TimeoutExpired: it was killed, it took too long.
     """
     return subprocess.run(
         command,
-        stdin=subprocess.DEVNULL,
+        input=standard_input or "",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

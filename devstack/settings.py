@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,11 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from devstack import software
 from devstack.machine import free_port_block
 from rmq_txn.testing.broker import SHORT_POLLS
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 DEFAULT_FOLDER: Final = CHECKOUT / ".devstack" / "stack"
+
+# So that a choice reaches every stack of a test run, those of its child processes included.
+DATABASE_VARIABLE: Final = "DEVSTACK_DATABASE"
 
 # Level 3 is the first redelivery of a message that a consumer refused, level 4 the second, …
 _FAST_DELAY_LEVELS: Final = "1s 1s 1s 1s 2s 2s 2s 3s 3s 3s 3s 3s 3s 3s 3s 3s 3s 3s"
@@ -89,11 +94,13 @@ class StackSettings:
         advertised_host: where clients are told to find the broker, which listens on 127.0.0.1; another
             loopback address, such as 127.0.0.2, leaves its port there to a proxy in between.
         broker_properties: more lines for the broker's configuration; they win over ours.
+        database: "installed" (MariaDB of this machine, else its MySQL), "mysql" or "mariadb-11", see
+            devstack.software; default: the environment's DEVSTACK_DATABASE, else "installed".
         database_options: more options of the database server, "innodb_lock_wait_timeout": "5".
         name_server_heap_mb: heap of the name server, 64 or more.
         broker_heap_mb: heap of the process with broker and proxy, 256 or more.
         credentials: user and secret with which the stack asks a broker that enforces access control.
-        cache_folder: where the jars of RocketMQ are kept for all stacks.
+        cache_folder: where what was fetched is kept for all stacks: jars of RocketMQ, database servers.
     """
 
     folder: Path = DEFAULT_FOLDER
@@ -104,6 +111,7 @@ class StackSettings:
     transaction_check_max: int = 15
     advertised_host: str = "127.0.0.1"
     broker_properties: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    database: str = field(default_factory=lambda: os.environ.get(DATABASE_VARIABLE, software.INSTALLED))
     database_options: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     name_server_heap_mb: int = 128
     broker_heap_mb: int = 512
@@ -117,6 +125,11 @@ class StackSettings:
         if not re.fullmatch(r"5\.\d+\.\d+", self.rocketmq_version):
             raise ValueError(
                 f"rocketmq_version is {self.rocketmq_version!r}, allowed is 5.x.y, such as '5.4.0'"
+            )
+        if self.database not in software.DATABASES:
+            raise ValueError(
+                f"database is {self.database!r} (of {DATABASE_VARIABLE}, if not given), allowed is one of "
+                f"{', '.join(software.DATABASES)}"
             )
         for name, least in (
             ("transaction_timeout_seconds", 0.001),

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from devstack import ContainerStack, LocalStack, Stack, StackError, StackSettings
+from devstack.containers import MYSQL_IMAGE
+from devstack.settings import DATABASE_VARIABLE
+from devstack.software import DATABASES, find
 from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import NativeLibraryError
 from rmq_txn.transport import library
@@ -35,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the real servers: processes of this machine (default), or containers of your engine",
     )
     parser.addoption(
+        "--database",
+        choices=DATABASES,
+        help="the database server of local stacks: MariaDB, else MySQL of this machine (installed, the "
+        "default), or one that is fetched from Debian's unstable suite",
+    )
+    parser.addoption(
         "--require-servers",
         action="store_true",
         default=bool(os.environ.get("CI")),
@@ -45,6 +54,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="where tests of the demo page keep a picture of each state, for people to look at",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell every stack of this run, those of child processes included, which database it runs."""
+    if config.getoption("--database"):
+        os.environ[DATABASE_VARIABLE] = config.getoption("--database")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Name the database server and its version, which is fetched here if it must be."""
+    if config.getoption("--stack") == "containers":
+        return f"database: {MYSQL_IMAGE} in a container"
+    settings = StackSettings()
+    try:
+        return f"database: {find(settings.database, settings.cache_folder).version()}"
+    except StackError as error:
+        return f"database: {settings.database}, not to be had: {error}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -75,6 +75,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.testing.container": 3.1,
     "rmq_txn.testing": 3.2,
     "rmq_txn.cli.exit_codes": 6,
+    "rmq_txn.cli.output": 6,
     "rmq_txn.cli.native": 6.1,
     "rmq_txn.cli.arguments": 6.05,
     "rmq_txn.cli.schema": 6.1,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pymysql
 
@@ -38,7 +38,7 @@ class OutboxRow:
     key: bytes | None
     tag: bytes | None
     properties: bytes
-    body: bytes
+    body: bytes = field(repr=False)
 
     def outbound(self) -> Outbound:
         """

@@ -10,7 +10,7 @@ import ipaddress
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from rmq_txn.transport.wire import MalformedAnswerError
@@ -39,7 +39,7 @@ class StoredMessage:
     born_milliseconds: int
     born_host: str
     redeliveries: int
-    body: bytes
+    body: bytes = field(repr=False)
     properties: Mapping[str, str]
 
     @property

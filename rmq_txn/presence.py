@@ -86,7 +86,8 @@ class Presence:
         for event in found.events:
             self._undisturbed.disturb_by_group(event)
         self.problems = found.problems
-        self._undisturbed.keep_disturbing_by_group(next(iter(found.problems), None))
+        who = ", ".join(found.suspects)  # not the sentences: they name ages, and would be logged each second
+        self._undisturbed.keep_disturbing_by_group(who and f"other clients of this group answer, too: {who}")
         # Who fell ill after that may still have a row that looks well.
         self._undisturbed.vouch(asked_at - self._fresh_seconds)
         for row in rows:

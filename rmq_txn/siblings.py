@@ -34,10 +34,12 @@ class Look:
     What one look at the group found.
 
     Attributes:
-        problems: what lasts; as long as there is one, no verdict is trusted.
+        suspects: ids of clients that may answer anything; as long as there is one, no verdict is trusted.
+        problems: a sentence about each of them.
         events: what happened since the last look; no verdict of before is trusted.
     """
 
+    suspects: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
 
@@ -70,14 +72,14 @@ class Siblings:
             clients: the ids of all clients that the brokers would ask.
         """
         others = {row.instance: row for row in rows if row.instance != own}
-        problems = []
+        problems: dict[str, str] = {}
         named: set[str] = set()
         for client in sorted(clients):
             if client.endswith(own):
                 continue
             row = next((row for name, row in others.items() if client.endswith(name)), None)
             if row is None:
-                problems.append(
+                problems[client] = (
                     f"client {client} is registered for this producer group and has no row in "
                     "rmq_txn_producers: another service, another language, an older version, or a "
                     "database of its own; give each service and database its own group"
@@ -86,14 +88,14 @@ class Siblings:
             named.add(row.instance)
             if row.age_seconds > self._fresh_seconds:
                 did = "said that it closes" if row.closing else "last wrote to the database"
-                problems.append(
+                problems[client] = (
                     f"client {client} of this producer group is asked by brokers and {did} "
                     f"{row.age_seconds:.0f} s ago, allowed is {self._fresh_seconds:g} s: it is cut off, "
                     "stands still, or was left open; look at that process, or end it"
                 )
         events = [*self._disturbed(others), *self._lost(others, named)]
         self._told = {name: row.disturbances for name, row in others.items()}
-        return Look(tuple(problems), tuple(events))
+        return Look(tuple(problems), tuple(problems.values()), tuple(events))
 
     def _disturbed(self, others: dict[str, ProducerRow]) -> list[str]:
         """Find who says that it could not vouch for its answers; a new one begins with 0."""

@@ -58,7 +58,7 @@ class UndisturbedTime:
         self._lock = threading.Lock()
         self.disturbances = 0
         self.vouched_until = -math.inf
-        self._group_cause: str | None = None
+        self._group_cause = ""
         self._cause: str | None = None
         self.begin()
 
@@ -99,7 +99,7 @@ class UndisturbedTime:
         if cause is not None:
             self.disturbances += 1
             self._own_since = now
-        self._note(cause or self._group_cause, now)
+        self._note(cause or self._group_cause or None, now)
 
     def disturb(self, cause: str) -> None:
         """Begin anew, now: something of this process's own, which the rest of the group shall know, too."""
@@ -113,11 +113,11 @@ class UndisturbedTime:
         with self._lock:
             self._note(cause, self.now())
 
-    def keep_disturbing_by_group(self, cause: str | None) -> None:
-        """Let another process disturb from now on, until this is called with None."""
+    def keep_disturbing_by_group(self, cause: str) -> None:
+        """Let another process disturb from now on, until this is called with an empty cause."""
         with self._lock:
             self._group_cause = cause
-            if cause is not None:
+            if cause:
                 self._note(cause, self.now())
 
     def vouch(self, until: float) -> None:

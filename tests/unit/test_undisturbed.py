@@ -244,7 +244,7 @@ def test_an_ill_sibling_disturbs_until_it_is_well(rig: Rig) -> None:
     rig.run(100)
     rig.commit()
     rig.run(10)
-    rig.time.keep_disturbing_by_group(None)
+    rig.time.keep_disturbing_by_group("")
     rig.run(1)
     after = rig.commit()
     rig.run(1000)

@@ -42,7 +42,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.offsets": 2.45,
     "rmq_txn.transport.stored": 2.15,
     "rmq_txn.transport.standing": 2.45,
-    "rmq_txn.transport.deadletters": 2.46,  # pulls as standing does
+    "rmq_txn.transport.deadletters": 2.45,
     "rmq_txn.transport.inflight": 2,
     "rmq_txn.transport.settings": 2.4,
     "rmq_txn.transport.signals": 2,

@@ -51,8 +51,8 @@ def _list(arguments: argparse.Namespace) -> int:
             if shown == arguments.limit:
                 say(f"the first {shown} are shown, --limit shows more")
                 break
-            delivery = letter.delivery
-            say(f"{delivery.topic}  {delivery.message_id}  {delivery.redeliveries} redeliveries")
+            message = letter.message  # not its delivery: no body is read, whatever it would become
+            say(f"{letter.topic}  {message.message_id}  {message.redeliveries} redeliveries")
             shown += 1
         if not shown:
             say(f"no dead letters wait in {deadletters.topic_of(consumer.group)}")
@@ -69,7 +69,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             key = consumer.park(letter.delivery)
             deadletters.mark_read(cluster, consumer.group, letter)
             if key is None:
-                say(f"handled or parked before: {letter.delivery.message_id}")
+                say(f"handled or parked before: {letter.message.message_id}")
             else:
                 keys.append(key)
         return replay_all(consumer, keys, rate=arguments.rate, force=False)

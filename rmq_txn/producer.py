@@ -26,7 +26,6 @@ from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.receipt import PublishingTransaction, Receipt
-from rmq_txn.registration import start_registered
 from rmq_txn.session import Session
 from rmq_txn.transaction import Transaction
 from rmq_txn.transport import ProducerTransport, Transport
@@ -129,14 +128,10 @@ class TransactionProducer:
             disturb=self._upkeep.disturb,
             unstamped_until=(identity.upgraded_at or 0.0) + self._retention_seconds,
         )
-        self._client = start_registered(
-            self._broker,
-            self._group,
-            self._topics,
-            self._oracle,
-            self._close_timeout_seconds,
-            self._upkeep.announce,
-        )
+        self._client = self._broker.producer(self._group, self._oracle.check)
+        # Before a broker can name it: who is named without a row is taken for a stranger.
+        self._upkeep.announce(self._client.instance)
+        self._client.start(self._topics)
         self._upkeep.start(self._client, self._oracle)
         log.info("producer started", group=self._group, topics=",".join(self._topics))
 

@@ -45,6 +45,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.inflight": 2,
     "rmq_txn.transport.settings": 2.4,
     "rmq_txn.transport.signals": 2,
+    "rmq_txn.transport.native_log": 2,
     "rmq_txn.transport.binding": 2.1,
     "rmq_txn.transport.diagnosis": 2.45,
     "rmq_txn.transport.plain": 2.45,
@@ -63,7 +64,6 @@ TIERS: dict[str, float] = {
     "rmq_txn.receipt": 4,
     "rmq_txn.checkback": 4,
     "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
-    "rmq_txn.registration": 4.1,
     "rmq_txn.publisher": 4,
     "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
     "rmq_txn.upkeep": 4.1,
@@ -75,6 +75,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.testing.container": 3.1,
     "rmq_txn.testing": 3.2,
     "rmq_txn.cli.exit_codes": 6,
+    "rmq_txn.cli.output": 6,
     "rmq_txn.cli.native": 6.1,
     "rmq_txn.cli.arguments": 6.05,
     "rmq_txn.cli.schema": 6.1,

@@ -40,12 +40,17 @@ class ProducerTransport(Protocol):
     def instance(self) -> str:
         """How the id ends under which brokers know this client: unique, and known before the start."""
 
-    def start(self) -> None:
+    def start(self, topics: Sequence[str] = ()) -> None:
         """
         Start the client. Once, in the process that will use it.
 
+        Args:
+            topics: when this returns, the brokers of these topics know this client, and so would
+                ask it; those of others may only after its first send, and then some time.
+
         Raises:
-            BrokerUnavailableError: no name server address can be reached.
+            BrokerUnavailableError: no name server address can be reached, or the broker of a topic
+                took no half message.
             NativeLibraryError: the client library is missing or fails its self-check.
         """
 
@@ -110,7 +115,9 @@ class ConsumerTransport(Protocol):
 
     def start(self) -> None:
         """
-        Start receiving. Same errors as `ProducerTransport.start`.
+        Start receiving.
+
+        Raises: as `ProducerTransport.start`.
         """
 
     def is_registered(self, topic: str) -> bool:

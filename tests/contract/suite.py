@@ -414,7 +414,7 @@ class TransportContract:
         # Not into the desk's records: in a group of its own it gets the messages of other tests once more.
         consumer = desk.new_consumer(lambda _delivery: ACK, group=group)
         until(lambda: consumer.is_registered(desk.topic), "the registration of the consumer")
-        until(lambda: desk.producer.is_registered(desk.topic), "the registration of the producer")
+        assert desk.producer.is_registered(desk.topic)
         strangers = (
             desk.transport.consumer(group, {desk.topic: ["*"]}, 1, desk.answer_delivery),
             desk.transport.producer(desk.group, desk.answer_check),

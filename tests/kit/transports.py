@@ -62,8 +62,8 @@ class _WrappedProducer:
         self._inner = inner
         self._hooks = hooks
 
-    def start(self) -> None:
-        self._inner.start()
+    def start(self, topics: Sequence[str] = ()) -> None:
+        self._inner.start(topics)
 
     def send_half(self, message: Outbound, execute: Execute) -> None:
         self._hooks._on_send(message)

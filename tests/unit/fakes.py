@@ -32,6 +32,7 @@ class FakeTransport:
         self.subscriptions: dict[str, tuple[str, ...]] = {}
         self.problem: Exception | None = None
         self.registered: bool | Exception = True
+        self.topics: tuple[str, ...] = ()
 
     def producer(self, group: str, check: Checker) -> FakeClient:
         """See Transport."""
@@ -51,8 +52,9 @@ class FakeClient:
     def __init__(self, transport: FakeTransport) -> None:
         self._transport = transport
 
-    def start(self) -> None:
-        """Fail with the transport's problem, if it has one."""
+    def start(self, topics: Sequence[str] = ()) -> None:
+        """Remember the topics, and fail with the transport's problem, if it has one."""
+        self._transport.topics = tuple(topics)
         self._transport.life.append("start")
         if self._transport.problem is not None:
             raise self._transport.problem

@@ -30,7 +30,6 @@ class Rig:
     def __init__(self) -> None:
         self.transport, self.database = FakeTransport(), FakeDatabase()
         self.producer = self.make()
-        self.warm_ups = 0
 
     def make(self, **settings: Any) -> TransactionProducer:
         sound: dict[str, Any] = {"group": "g", "topics": ["transfer", "audit"]}
@@ -40,12 +39,11 @@ class Rig:
 
     def start(self) -> TransactionProducer:
         self.producer.start()
-        self.warm_ups = len(self.transport.sent)
         return self.producer
 
     def nothing_happened(self) -> bool:
         """Whether nothing was sent since start and nothing written but a rollback."""
-        return len(self.transport.sent) == self.warm_ups and set(self.database.statements) <= {"ROLLBACK"}
+        return not self.transport.sent and set(self.database.statements) <= {"ROLLBACK"}
 
 
 @pytest.fixture
@@ -149,7 +147,7 @@ def test_start_registers_with_the_brokers_of_every_topic_once(rig: Rig) -> None:
     """A topic named twice is one topic."""
     rig.producer = rig.make(topics=["transfer", "audit", "transfer"])
     rig.start()
-    assert [message.topic for message in rig.transport.sent] == ["transfer", "audit"]
+    assert rig.transport.topics == ("transfer", "audit")
     assert rig.producer.state is State.RUNNING
 
 

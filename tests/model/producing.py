@@ -90,7 +90,7 @@ class State(NamedTuple):
     """Another producer of the group: well; cut off, with a row that looks fresh still; stale, with an old
     row or none; or well again, and its row tells that it was not."""
     forged: str = ""
-    """A half message of a stranger that names our owner: sent, or fenced."""
+    """fenced: a half message of a stranger that names our owner has a row in our log."""
     late: bool = False
     relay_waits: bool = False
     """The relay has SEND_OK and waits 60 s before it deletes the row."""
@@ -156,8 +156,6 @@ class Producing:
         if s.caller != "insert":
             return
         session = s.session or "open"  # form B begins here
-        if s.refuses:
-            return
         if s.log:
             worked = self.form == "B" and not self.on.log_row_first
             told = "refused late" if worked else "not committed"
@@ -173,7 +171,7 @@ class Producing:
         "rmq_txn.producer.TransactionProducer.send_in_transaction",
     )
     def business_code(self, s: State) -> Steps:
-        if s.caller != "business" or s.refuses:
+        if s.caller != "business":
             return
         session = s.session or "open"
         done = s._replace(session=session, caller=self.after("business"))
@@ -297,8 +295,8 @@ class Producing:
 
     @names("rmq_txn.txlog.probe")
     def database_refuses(self, s: State) -> Steps:
-        """Only round a transaction that is not open: for one that is, the connection breaks, which is above."""
-        if not s.refuses and s.session in ("", "committed", "gone"):
+        """After COMMIT; before it, refusing a transaction is a connection that breaks, which is above."""
+        if not s.refuses and s.outbox:
             yield from self.fault(s, "the database takes no more writes", refuses=True)
         if s.refuses:
             yield Step("the database takes writes again", s._replace(refuses=False))
@@ -308,7 +306,7 @@ class Producing:
     @names("rmq_txn.siblings.Siblings.look", "rmq_txn.presence.Presence.look")
     def sibling_falls_ill(self, s: State) -> Steps:
         """Cut off from the database, or left open, or of another language, which has no row at all."""
-        if s.sibling == "well" and any(half.place == "pending" for half in s.halves):
+        if s.sibling == "well" and s.outbox:  # before COMMIT nothing is at stake
             yield from self.fault(s, "a sibling loses the database", sibling="cut off")
         if s.sibling == "cut off":
             yield Step("the row of the sibling grows old", s._replace(sibling="stale"))
@@ -331,11 +329,11 @@ class Producing:
     @names("rmq_txn.identity.Owner.stamp", "rmq_txn.checkback.Oracle.check")
     def stranger_sends_a_half_message(self, s: State) -> Steps:
         """Whoever may write to the topic can write our owner on it."""
-        if not s.forged and s.caller in ("business", "half"):
-            yield from self.fault(s, "a stranger sends a half message that names our owner", forged="sent")
-        if s.forged == "sent":
-            answered = "" if self.on.stamp else "fenced"
-            yield Step("check-back for the stranger's half message", s._replace(forged=answered or "refused"))
+        if s.caller == ORDER[self.form][0]:
+            fenced = "" if self.on.stamp else "fenced"
+            yield from self.fault(
+                s, "a stranger's half message that names our owner is asked about", forged=fenced
+            )
 
     def decide(self, s: State, message_id: int) -> tuple[str, State]:
         """`checkback.Oracle.decide` with `txlog.fence`: the one oracle, also for the caller itself."""

@@ -166,9 +166,7 @@ class ConnectionPool:
         """Make another pool of such connections, empty; `set_also` goes on with their SET SESSION."""
         init_command = f"{self._parameters['init_command']} {set_also}"
         parameters = self._parameters | {"init_command": init_command}
-        return ConnectionPool(
-            parameters, size=size, wait_seconds=self._wait_seconds, renewal=self.renewal
-        )
+        return ConnectionPool(parameters, size=size, wait_seconds=self._wait_seconds, renewal=self.renewal)
 
     def borrow(self) -> Any:
         """

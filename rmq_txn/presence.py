@@ -55,15 +55,12 @@ class Presence:
         Write the row of a client that is about to start, so that nobody finds it named without one.
 
         Args:
-            instance: how its client id ends. Another one that this producer announced before is
-                given up.
+            instance: how its client id ends.
 
         Raises:
             DatabaseUnavailableError: the database can't be written; then check-backs can't be
                 answered either.
         """
-        if self._instance:
-            self.say_goodbye()
         self._instance = instance
         self._siblings.look(instance, self._write(closing=False), ())
 

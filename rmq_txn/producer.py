@@ -129,7 +129,7 @@ class TransactionProducer:
             unstamped_until=(identity.upgraded_at or 0.0) + self._retention_seconds,
         )
         self._client = self._broker.producer(self._group, self._oracle.check)
-        # Before it is started, and so before any broker can name it to the others of the group.
+        # Before a broker can name it: who is named without a row is taken for a stranger.
         self._upkeep.announce(self._client.instance)
         self._client.start(self._topics)
         self._upkeep.start(self._client, self._oracle)

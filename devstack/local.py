@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from devstack.settings import StackPorts, StackSettings
 
 # Beside their heaps: class data, threads and buffers of two JVMs, and the database.
 _MEMORY_BESIDE_HEAPS_MB = 600
+_PORTS_FILE = "ports.json"
 
 
 class LocalStack:
@@ -37,7 +39,7 @@ class LocalStack:
 
     def __init__(self, settings: StackSettings, *, outlives_starter: bool = False) -> None:
         self.settings = settings
-        self._ports_file = settings.folder / "ports.json"
+        self._ports_file = settings.folder / _PORTS_FILE
         self.ports = settings.ports or self._remembered_ports() or StackPorts.choose()
         self._name_server = NameServer(settings, self.ports)
         self._broker = Broker(settings, self.ports)
@@ -97,7 +99,7 @@ class LocalStack:
                 server.require_stopped()
             require_disk(folder)
             require_memory(heaps_mb + _MEMORY_BESIDE_HEAPS_MB)
-            write_atomically(self._ports_file, json.dumps(asdict(self.ports), indent=2) + "\n")
+            self.remember_ports()
             try:
                 self.namesrv.start(wait=False)
                 self.database.start(wait=False)
@@ -144,6 +146,10 @@ class LocalStack:
         """Stop all servers; see close."""
         self.close()
 
+    def remember_ports(self) -> None:
+        """Write the ports down for the next start: from now on the folder is this stack's."""
+        write_atomically(self._ports_file, json.dumps(asdict(self.ports), indent=2) + "\n")
+
     def _remembered_ports(self) -> StackPorts | None:
         try:
             return StackPorts(**json.loads(self._ports_file.read_text()))
@@ -165,3 +171,11 @@ class LocalStack:
                     f"or use another folder"
                 ) from exc
             yield
+
+
+def forget_data(settings: StackSettings) -> None:
+    """Remove what an earlier stack left in the folder of these settings; StackError when one runs there."""
+    if (settings.folder / _PORTS_FILE).exists():
+        for server in LocalStack(settings).servers:
+            server.require_stopped()
+        shutil.rmtree(settings.folder)

@@ -59,7 +59,10 @@ class Database:
 
         Args:
             url: `mysql://user:password@host:port/database`, percent-encoded where needed. Query
-                parameters are passed to PyMySQL: `charset`, `unix_socket`, `ssl_ca`.
+                parameters: `charset`, `unix_socket`; `ssl_ca`, a PEM file: TLS only, and only with a
+                server that shows a certificate of one of these authorities;
+                `ssl_verify_identity=true`: made out to this host as well. Without `ssl_ca` PyMySQL uses
+                TLS if the server offers it, and anybody in the line can be the server.
             pool_size: connections for transactions; at least the consumer's threads. Check-backs
                 have up to two of their own, so a full pool does not silence them.
             pool_wait_seconds: how long a transaction waits for a free connection.
@@ -73,7 +76,7 @@ class Database:
                 long the server keeps a transaction whose client went silent.
 
         Raises:
-            SettingsError: the URL or a number is not usable.
+            SettingsError: the URL, a number or the file of `ssl_ca` is not usable.
         """
         for name, value in (
             ("pool_size", pool_size),

@@ -8,6 +8,7 @@ a transaction and commit the second half alone (docs/hazards.md, H1).
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 import time
 from contextlib import suppress
@@ -83,6 +84,7 @@ REFUSED_COMMIT = frozenset({1213, 1290, 3101})
 
 # Wrong user, password or database: a retry helps only after somebody mended it.
 _REFUSED = frozenset({1044, 1045, 1049, 1698})
+_NO_TLS = 2026
 
 
 def error_code(error: BaseException) -> int | None:
@@ -228,6 +230,10 @@ class ConnectionPool:
         code = error_code(error)
         if code in _REFUSED:
             did = "refused the connection"
+        elif isinstance(getattr(error, "original_exception", None), ssl.SSLError):
+            did = "failed the TLS handshake"
+        elif code == _NO_TLS:
+            did = "offers no TLS, which ssl_ca demands"
         elif is_refusal(error) or code == READ_ONLY_TRANSACTION:
             did = "refuses to work now"
             self.renewal.renew()
@@ -271,8 +277,8 @@ def parse_url(url: str) -> dict[str, Any]:
             "database url has no usable port, allowed is 1 to 65535; percent-encode special "
             "characters of user and password"
         )
-    allowed = {"charset", "unix_socket", "ssl_ca"}
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    allowed = {"charset", "unix_socket", "ssl_ca", "ssl_verify_identity"}
+    options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - allowed):
         raise SettingsError(f"database url has options {unknown}, allowed are {sorted(allowed)}")
     charset = options.setdefault("charset", "utf8mb4")
@@ -281,6 +287,15 @@ def parse_url(url: str) -> dict[str, Any]:
             f"database url has charset {charset!r}, allowed are {', '.join(sorted(SAFE_CHARACTER_SETS))}: in "
             "others values can't be escaped safely"
         )
+    identity = options.pop("ssl_verify_identity", None)
+    if identity not in (None, "true", "false"):
+        raise SettingsError(f"database url has ssl_verify_identity={identity!r}, allowed is true or false")
+    if "ssl_ca" in options:
+        options["ssl"] = _vouched_for(options.pop("ssl_ca"), identity=identity == "true")
+    elif identity == "true":
+        raise SettingsError(
+            "database url has ssl_verify_identity without ssl_ca, which says whose word counts"
+        )
     return {
         "host": parts.hostname,
         "port": port or 3306,
@@ -288,3 +303,21 @@ def parse_url(url: str) -> dict[str, Any]:
         "password": unquote(parts.password or ""),
         "database": unquote(database),
     } | options
+
+
+def _vouched_for(authorities: str, *, identity: bool) -> ssl.SSLContext:
+    """
+    Return TLS in which the server must show a certificate of one of these authorities.
+
+    Our own: from `ssl_ca` alone PyMySQL makes one that believes any certificate (docs/hazards.md, D3).
+    """
+    try:
+        context = ssl.create_default_context(cafile=authorities)
+    except OSError as error:  # of files and of TLS
+        raise SettingsError(
+            f"ssl_ca is {authorities!r}, needed is a readable file with certificates in PEM: {error}"
+        ) from error
+    # The authority that MySQL makes for itself lacks what Python 3.13 wants, and names no host.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.check_hostname = identity
+    return context

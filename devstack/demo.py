@@ -116,7 +116,9 @@ def _running(options: argparse.Namespace) -> Iterator[Tutorial]:
             f"the broker asks about an unfinished transaction after "
             f"{settings.transaction_timeout_seconds:g} s here, 6 s by default,"
         )
+        (replicas,) = stack.open_ports
         say.more(f"and again every {settings.transaction_check_interval_seconds:g} s, 30 s by default")
+        say.more(f"they listen on 127.0.0.1; port {replicas}, for replicas, RocketMQ opens on every address")
         for_account, for_points = page_settings(folder, options.points_port)
         account = account_service(stack, folder, port=options.account_port, seeds=SEEDS, more=for_account)
         points = points_service(stack, folder, port=options.points_port, more=for_points)

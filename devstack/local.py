@@ -27,7 +27,9 @@ _PORTS_FILE = "ports.json"
 
 class LocalStack:
     """
-    RocketMQ and a database as processes of this machine, listening on 127.0.0.1.
+    RocketMQ and a database as processes of this machine, listening on 127.0.0.1 where they can.
+
+    Not bound to it are the `open_ports`: RocketMQ has no setting for them.
 
     As a context manager it starts all servers and stops them at the end; they also end when this
     process ends in any other way. Data and ports stay in the folder: the next start finds them.
@@ -65,8 +67,15 @@ class LocalStack:
 
     @property
     def proxy_address(self) -> str:
-        """Return "127.0.0.1:port" of the proxy for gRPC clients."""
+        """Return "127.0.0.1:port" of the proxy for gRPC clients; StackError when there is none."""
+        if not self.settings.proxy:
+            raise StackError("this stack runs without RocketMQ's proxy: StackSettings(proxy=True)")
         return self._broker.proxy_address
+
+    @property
+    def open_ports(self) -> tuple[int, ...]:
+        """Return the ports that are open on every address of this machine."""
+        return self._broker.open_ports
 
     def database_url(self, name: str) -> str:
         """

@@ -64,7 +64,12 @@ class StackPorts:
     @property
     def broker_ports(self) -> tuple[int, int, int]:
         """Return the three ports that the broker listens on."""
-        return self.broker - 2, self.broker, self.broker + 1
+        return self.broker - 2, self.broker, self.replicas
+
+    @property
+    def replicas(self) -> int:
+        """Return the broker's port for replicas (HA), which nobody uses here and RocketMQ always opens."""
+        return self.broker + 1
 
     @classmethod
     def choose(cls) -> StackPorts:
@@ -88,6 +93,8 @@ class StackSettings:
         folder: all data, configuration, logs and pid files; made if missing, one stack a folder.
         ports: None: free ones are chosen at the first start and kept in the folder.
         rocketmq_version: any 5.x of Maven Central that has the proxy.
+        proxy: run RocketMQ's proxy, for gRPC clients, around the broker. Its ports are open on every
+            address of the machine: RocketMQ has no setting for that.
         transaction_timeout_seconds: age of a half message when the broker asks about it first.
         transaction_check_interval_seconds: pause between two rounds of such questions.
         transaction_check_max: questions about a half message until the broker gives it up.
@@ -98,7 +105,7 @@ class StackSettings:
             devstack.software; default: the environment's DEVSTACK_DATABASE, else "installed".
         database_options: more options of the database server, "innodb_lock_wait_timeout": "5".
         name_server_heap_mb: heap of the name server, 64 or more.
-        broker_heap_mb: heap of the process with broker and proxy, 256 or more.
+        broker_heap_mb: heap of the process of the broker, 256 or more.
         credentials: user and secret with which the stack asks a broker that enforces access control.
         cache_folder: where what was fetched is kept for all stacks: jars of RocketMQ, database servers.
     """
@@ -106,6 +113,7 @@ class StackSettings:
     folder: Path = DEFAULT_FOLDER
     ports: StackPorts | None = None
     rocketmq_version: str = "5.4.0"
+    proxy: bool = False
     transaction_timeout_seconds: float = 6.0
     transaction_check_interval_seconds: float = 30.0
     transaction_check_max: int = 15

@@ -48,7 +48,8 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.signals": 2,
     "rmq_txn.transport.native_log": 2,
     "rmq_txn.transport.binding": 2.1,
-    "rmq_txn.transport.diagnosis": 2.45,
+    "rmq_txn.transport.refusals": 2.42,
+    "rmq_txn.transport.diagnosis": 2.46,  # stores as plain does
     "rmq_txn.transport.plain": 2.45,
     "rmq_txn.transport.client": 2.5,
     "rmq_txn.transport.clients": 2.6,

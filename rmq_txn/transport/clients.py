@@ -18,6 +18,7 @@ from rmq_txn.transport.client import NativeClient
 from rmq_txn.transport.diagnosis import explain
 from rmq_txn.transport.offsets import pin_new_group
 from rmq_txn.transport.plain import PlainSender
+from rmq_txn.transport.refusals import require_pulls
 from rmq_txn.transport.remoting import RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 from rmq_txn.transport.signals import HeldSignals
@@ -131,7 +132,7 @@ class NativeProducer(NativeClient):
             said = self._attempt(message, execute)
             if said is None:
                 return
-            cause = explain(self._broker, self._group, message, said)
+            cause = explain(self._broker, message, said)
             # While a connection is being made the client fails at once, though all is well.
             quick = time.monotonic() - began < _QUICK_SECONDS
             if not (tries_left and cause.brokers_answer and quick):
@@ -264,6 +265,8 @@ class NativeConsumer(NativeClient):
         """See `ConsumerTransport.start`."""
         table = ffi()
         queues = sum(pin_new_group(self._broker, self._group, topic) for topic in self._expressions)
+        for topic in self._expressions:
+            require_pulls(self._broker, self._group, topic)
         on_message = table.MSG_CALLBACK_FUNC(
             binding.nothing_escapes(binding.RECONSUME_LATER, "delivery")(self._on_message)
         )

@@ -52,7 +52,7 @@ class SchemaError(RmqTxnError):
 
 class DatabaseUnavailableError(RmqTxnError):
     """
-    The database did not answer.
+    The database did not answer, or answered that it does no such work now (read only, no room).
 
     When it is raised out of a transaction, nothing of that transaction was committed.
     """
@@ -112,8 +112,9 @@ class TransactionLostError(TransactionError):
     """
     The database server ended the local transaction before its COMMIT.
 
-    Two causes: a statement that commits implicitly (DDL), then what was written before it is
-    durable although the message is rolled back; or business code that swallowed a deadlock.
+    Causes: a statement that commits (DDL, LOCK TABLES, COMMIT or autocommit as text), then what was
+    written before it is durable although the message is rolled back; or business code that swallowed a
+    deadlock. Raised also instead of what the block raised afterwards, which is its `__cause__`.
     The message is never delivered. Not safe to retry blindly: find the statement.
     """
 

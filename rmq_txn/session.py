@@ -266,6 +266,13 @@ class Session:
                 and (self.connection.ended or (self._business and not known))
             ):
                 self.release_tripwire()
+            # Not if something was changed: that may be a temporary table, which may be of any kind.
+            if self.connection.untransactional and not self.connection.changed:
+                lost = TransactionLostError(
+                    "a statement wrote to a table that knows no transactions, such as MyISAM: that stays, "
+                    "though the rest is rolled back; ALTER TABLE ... ENGINE = InnoDB",
+                    txn_id=self.txn_id,
+                )
         except TransactionLostError as found:
             lost = found
         except (pymysql.err.MySQLError, DatabaseUnavailableError):

@@ -27,6 +27,12 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- What version 3 brought.
 SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
 
+-- name: list_tables_without_transactions
+-- For a warning at start: ROLLBACK does not undo what is written there.
+SELECT table_name, engine FROM information_schema.tables
+WHERE table_schema = DATABASE() AND engine IN ('MyISAM', 'Aria', 'MEMORY', 'CSV', 'ARCHIVE', 'MRG_MyISAM')
+ORDER BY table_name LIMIT 20
+
 -- name: insert_identity
 INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)
 

@@ -34,7 +34,11 @@ class Rig:
         self.after_execute: BaseException | None = None
         self._confirmed = confirmed
         self.session: Any = SimpleNamespace(
-            state=state, committing_since=time.monotonic(), connection_id=7, rollback=self._rollback
+            state=state,
+            committing_since=time.monotonic(),
+            server_thread=None,
+            outcome_of=lambda error: error,
+            rollback=self._rollback,
         )
 
     def _rollback(self) -> bool:
@@ -57,7 +61,7 @@ class Rig:
         self.asked.append(("decide", txn_id, position, message_id))
         return self.row_says
 
-    def resolve(self, txn_id: str, message_id: str, _connection_id: int, _seconds: float) -> Verdict:
+    def resolve(self, txn_id: str, message_id: str, _thread: object, _seconds: float) -> Verdict:
         """Say what the test's log row says."""
         self.asked.append(("resolve", txn_id, 0, message_id))
         return self.row_says

@@ -22,6 +22,16 @@ COMMIT, ROLLBACK, UNKNOWN = Verdict.COMMIT, Verdict.ROLLBACK, Verdict.UNKNOWN
 CUT = pymysql.err.OperationalError(2013, "lost connection")
 
 
+class FakeOwner(str):
+    """FAKE. Signs nothing."""
+
+    name = "owner"
+
+    def stamp(self, _txn_id: str, _position: int) -> str:
+        """Sign nothing."""
+        return ""
+
+
 class Rig:
     """A transaction on fakes: what is sent, what the oracle is asked, what the broker is told."""
 
@@ -71,7 +81,8 @@ class Rig:
         client: Any = self
         oracle: Any = self
         batch = [Message("topic", b"x") for _ in range(messages)]
-        commitment = Commitment(client, oracle, "owner", self.txn_id, batch, self.session)
+        owner: Any = FakeOwner("owner")
+        commitment = Commitment(client, oracle, owner, self.txn_id, batch, self.session)
         try:
             commitment.run(local)
         except BaseException as error:  # noqa: BLE001 - the result

@@ -9,15 +9,16 @@ as well. This module also stands as a DB-API module for DBUtils: `connect` and `
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pymysql
 from pymysql.connections import Connection
-from pymysql.constants import CLIENT, ER, SERVER_STATUS
+from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
 
-from rmq_txn.errors import SettingsError
+from rmq_txn.errors import LifecycleError, SettingsError
 
 threadsafety = pymysql.threadsafety
 
@@ -89,7 +90,13 @@ class WatchedConnection(_Connection):
 
     def __init__(self, **parameters: Any) -> None:
         self.failures: set[int] = set()
+<<<<<<< HEAD
         self.packet_bytes = 0
+=======
+        self._unanswered = False
+        self._pid = os.getpid()
+        self._packet_bytes = 0
+>>>>>>> wt-f
         self._as_new()
         super().__init__(client_flag=CLIENT.SESSION_TRACK, **parameters)
 
@@ -98,6 +105,8 @@ class WatchedConnection(_Connection):
         self._unsafe = ""
         self.packet_bytes = 0
         made_at = (time.monotonic(), time.time())
+        self._unanswered = False
+        self._pid = os.getpid()
         super().connect(sock)
         try:
             with self.cursor() as cursor:
@@ -154,12 +163,64 @@ class WatchedConnection(_Connection):
         self.select_db(self.db)
         self.elsewhere = False
 
+    @property
+    def usable(self) -> bool:
+        """
+        Whether it is in step with its server, and of this process.
+
+        Not if a signal handler raised between a statement and its answer: the next one would read that
+        answer for its own, and a COMMIT believe it. And not in a process that was forked meanwhile: what it
+        sent, ROLLBACK included, would end the transaction of its parent.
+        """
+        return not self._unanswered and self._pid == os.getpid()
+
+    def _require_in_step(self) -> None:
+        if self._unanswered:
+            raise pymysql.err.OperationalError(
+                CR.CR_COMMANDS_OUT_OF_SYNC,
+                "a statement was interrupted before its answer was read, what became of it is not known; "
+                "leave the block, and do it in a new transaction",
+            )
+
+    def _execute_command(self, command: int, sql: str | bytes) -> None:
+        self._require_in_step()
+        super()._execute_command(command, sql)  # type: ignore[misc]
+
+    # These three read their answers by themselves.
+
+    def _request_authentication(self) -> None:
+        super()._request_authentication()  # type: ignore[misc]
+        self._unanswered = False
+
+    def set_character_set(self, charset: str, collation: str | None = None) -> None:
+        """See PyMySQL."""
+        super().set_character_set(charset, collation)
+        self._unanswered = False
+
+    def show_warnings(self) -> Any:
+        """See PyMySQL."""
+        warnings = super().show_warnings()  # type: ignore[no-untyped-call]
+        self._unanswered = False
+        return warnings
+
+    def _write_bytes(self, data: bytes) -> None:
+        """All that is ever sent passes here; PyMySQL ignores what this raises when it says good-bye."""
+        if self._pid != os.getpid():
+            raise LifecycleError(
+                f"this transaction runs in process {self._pid} and can't be used in process {os.getpid()}, "
+                "which was forked inside it: they share one connection; fork before the transaction, or end "
+                "the forked process by os._exit()"
+            )
+        self._unanswered = True
+        super()._write_bytes(data)  # type: ignore[misc]
+
     def read_results(self) -> None:
         """
         Read what is left of the last statement, so that its late error is not taken for the next one's.
 
         Raises: pymysql.err.MySQLError of that statement.
         """
+        self._require_in_step()
         result = self._result
         if result is not None and result.unbuffered_active:
             result._finish_unbuffered_query()  # noqa: SLF001 - what PyMySQL does itself, with a warning
@@ -170,14 +231,21 @@ class WatchedConnection(_Connection):
         try:
             rows: int = super()._read_query_result(unbuffered)  # type: ignore[misc]
         except pymysql.err.MySQLError as error:
+            self._unanswered = False
             self._heed_failure(error)
             raise
+        self._unanswered = False
         if self._result.server_status is not None:  # an answer without rows; those with rows tell nothing
             self._heed(self._result.server_status, self._result.message)
         return rows
 
     def _read_ok_packet(self) -> Any:
-        answer = super()._read_ok_packet()  # type: ignore[misc]
+        try:
+            answer = super()._read_ok_packet()  # type: ignore[misc]
+        except pymysql.err.MySQLError:
+            self._unanswered = False
+            raise
+        self._unanswered = False
         self._heed(answer.server_status, answer.message)
         return answer
 

@@ -68,7 +68,6 @@ class Session:
         self._pool = pool
         self._guarded = guarded
         self._lent: list[pymysql.cursors.Cursor] = []
-        self._unanswered = False
         self._business = False  # whether statements may have run that are not ours
         self._whole = False  # whether the tripwire was found standing, and released
         self.began = time.monotonic()
@@ -172,18 +171,12 @@ class Session:
             self._answered(self.connection.select_home)
 
     def _answered(self, run: Callable[[], T]) -> T:
-        # What a signal handler raises may fall between a statement and its answer. The next
-        # statement would then read this one's answer, and a COMMIT believe it.
-        self._unanswered = True
         try:
-            result = run()
+            return run()
         except pymysql.err.MySQLError as error:
-            self._unanswered = False
             if self._is_unavailable(error):
                 self._pool.unavailable(error)
             raise
-        self._unanswered = False
-        return result
 
     def _is_unavailable(self, error: BaseException) -> bool:
         # A transaction is read only because business code said so, or else because the server refuses writes.
@@ -259,7 +252,7 @@ class Session:
         try:
             # After a lock error the tripwire may be gone though nothing is durable, and a connection that is
             # gone can't be asked: then only what was seen on the way counts.
-            known = unavailable or error_code(error) in LOCK_ERRORS or self._unanswered
+            known = unavailable or error_code(error) in LOCK_ERRORS or not self.connection.usable
             if (
                 self._guarded
                 and not self._whole
@@ -302,7 +295,7 @@ class Session:
         if self.state is SessionState.COMMITTING:
             self._give_back(broken=True)
             return False
-        if self._unanswered:
+        if not self.connection.usable:
             self.state = SessionState.LOST
             self._give_back(broken=True)
             return False
@@ -326,6 +319,10 @@ class Session:
             return
         # A cursor used after its block would read and write in the next borrower's transaction.
         for cursor in self._lent:
+            if not self.connection.usable:
+                # Closed without reading its unread rows, of a line that is not ours.
+                cursor.connection = None  # type: ignore[assignment]
+                continue
             with suppress(pymysql.err.MySQLError):  # unread rows on a broken line
                 cursor.close()
         pooled, self._pooled = self._pooled, None

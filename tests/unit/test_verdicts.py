@@ -22,6 +22,16 @@ COMMIT, ROLLBACK, UNKNOWN = Verdict.COMMIT, Verdict.ROLLBACK, Verdict.UNKNOWN
 CUT = pymysql.err.OperationalError(2013, "lost connection")
 
 
+class FakeOwner(str):
+    """FAKE. Signs nothing."""
+
+    name = "owner"
+
+    def stamp(self, _txn_id: str, _position: int) -> str:
+        """Sign nothing."""
+        return ""
+
+
 class Rig:
     """A transaction on fakes: what is sent, what the oracle is asked, what the broker is told."""
 
@@ -34,7 +44,11 @@ class Rig:
         self.after_execute: BaseException | None = None
         self._confirmed = confirmed
         self.session: Any = SimpleNamespace(
-            state=state, committing_since=time.monotonic(), connection_id=7, rollback=self._rollback
+            state=state,
+            committing_since=time.monotonic(),
+            server_thread=None,
+            outcome_of=lambda error: error,
+            rollback=self._rollback,
         )
 
     def _rollback(self) -> bool:
@@ -57,7 +71,7 @@ class Rig:
         self.asked.append(("decide", txn_id, position, message_id))
         return self.row_says
 
-    def resolve(self, txn_id: str, message_id: str, _connection_id: int, _seconds: float) -> Verdict:
+    def resolve(self, txn_id: str, message_id: str, _thread: object, _seconds: float) -> Verdict:
         """Say what the test's log row says."""
         self.asked.append(("resolve", txn_id, 0, message_id))
         return self.row_says
@@ -67,7 +81,8 @@ class Rig:
         client: Any = self
         oracle: Any = self
         batch = [Message("topic", b"x") for _ in range(messages)]
-        commitment = Commitment(client, oracle, "owner", self.txn_id, batch, self.session)
+        owner: Any = FakeOwner("owner")
+        commitment = Commitment(client, oracle, owner, self.txn_id, batch, self.session)
         try:
             commitment.run(local)
         except BaseException as error:  # noqa: BLE001 - the result

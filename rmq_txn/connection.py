@@ -90,13 +90,9 @@ class WatchedConnection(_Connection):
 
     def __init__(self, **parameters: Any) -> None:
         self.failures: set[int] = set()
-<<<<<<< HEAD
-        self.packet_bytes = 0
-=======
         self._unanswered = False
         self._pid = os.getpid()
-        self._packet_bytes = 0
->>>>>>> wt-f
+        self.packet_bytes = 0
         self._as_new()
         super().__init__(client_flag=CLIENT.SESSION_TRACK, **parameters)
 

@@ -6,13 +6,13 @@ Its life and its handlers are here; what happens to one delivery stands in `hand
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from rmq_txn import schema
 from rmq_txn.database import Database
+from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.handling import Handler, Handling
 from rmq_txn.identity import retention_seconds
@@ -81,6 +81,8 @@ class IdempotentConsumer:
                 "producer has another Database than this consumer; give both the same, one transaction "
                 "holds the inbox row and the messages"
             )
+        if dedup_key is not None:
+            refuse_deferring(dedup_key, "dedup_key")
         self._group = check_group(group)
         self._broker = broker
         self._database = database
@@ -135,11 +137,12 @@ class IdempotentConsumer:
 
         The handler gets the running `Transaction` and the `Delivery`. Returning acknowledges, after
         COMMIT; any exception rolls back and the broker delivers again, up to `max_attempts` times;
-        `Reject` rolls back and parks the message at once.
+        `Reject` rolls back and parks the message at once. Returning work that has not run, such as a
+        coroutine or a future, is a failure.
 
         Raises:
             InvalidMessageError: topic or tag can't be subscribed to.
-            SettingsError: there is a handler for it already, or it is an async function.
+            SettingsError: there is a handler for it already, or it is an async or a generator function.
             LifecycleError: the consumer was started: subscriptions are frozen then.
         """
         check_topic(topic)
@@ -149,11 +152,7 @@ class IdempotentConsumer:
             raise LifecycleError("handlers can't be added after start(): subscriptions are frozen")
 
         def register(handler: H) -> H:
-            if inspect.iscoroutinefunction(handler):
-                raise SettingsError(
-                    f"handler {handler.__name__!r} is an async function: it would be acknowledged without "
-                    "having run; write a plain function"
-                )
+            refuse_deferring(handler, "handler")
             if tag in self._handlers.setdefault(topic, {}):
                 raise SettingsError(f"topic {topic!r} with tag {tag!r} has a handler already")
             self._handlers[topic][tag] = handler

@@ -22,6 +22,7 @@ import structlog
 
 from rmq_txn import inbox, parking
 from rmq_txn.database import Database
+from rmq_txn.deferred import refuse_deferred
 from rmq_txn.errors import (
     FencedError,
     HalfMessageError,
@@ -253,14 +254,16 @@ class Handling:
 
     def _call(self, handler: Handler, txn: Transaction, delivery: Delivery) -> None:
         try:
-            handler(txn, delivery)
+            refuse_deferred(handler(txn, delivery), "the handler")
         except Exception as error:
             if not self._may_pass(error):
                 txn.require_whole()  # after DDL the inbox row stands, and the effect would be lost
             raise
 
     def _key(self, delivery: Delivery) -> str:
-        return inbox.check_key(self._dedup_key(delivery))
+        key = self._dedup_key(delivery)
+        refuse_deferred(key, "dedup_key")
+        return inbox.check_key(key)
 
     def _key_or_own(self, delivery: Delivery) -> str:
         """Return a key for the failure of a message for which the user's function has none."""

@@ -8,7 +8,6 @@ Start with `transaction` (form A) or `send_in_transaction` (form B); the protoco
 from __future__ import annotations
 
 import contextvars
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -19,6 +18,7 @@ from rmq_txn import schema, txlog
 from rmq_txn.checkback import Oracle
 from rmq_txn.commitment import Commitment
 from rmq_txn.database import Database
+from rmq_txn.deferred import refuse_deferred, refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.identity import new_txn_id, owner_of, retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds
@@ -234,13 +234,13 @@ class TransactionProducer:
 
         Args:
             messages: one or several; all or none are delivered.
-            work: the business SQL; what it returns is `Receipt.value`.
+            work: the business SQL; what it returns is `Receipt.value`. Work that has not run, such as a
+                coroutine or a future, is refused with SettingsError and nothing is committed.
 
         Raises: as `transaction`.
         """
         batch = [messages] if isinstance(messages, Message) else list(messages)
-        if inspect.iscoroutinefunction(work):  # COMMIT would follow without its having run
-            raise SettingsError(f"work is the async function {work.__name__!r}, it must be a plain one")
+        refuse_deferring(work, "work")
         if not batch:
             raise InvalidMessageError("no message given; form B needs at least one")
         for position, message in enumerate(batch):
@@ -254,6 +254,7 @@ class TransactionProducer:
                 # First, so that a check-back meanwhile waits on the row and is told UNKNOWN.
                 txlog.insert(session, LogState.OPEN, commitment.message_ids)
                 value.append(work(Transaction(session)))
+                refuse_deferred(value[0], "work")
                 txlog.mark_committed(session)
                 commitment.commit(session, self._database.local_timeout_seconds)
 

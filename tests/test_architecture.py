@@ -63,6 +63,10 @@ TIERS: dict[str, float] = {
     "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
     "rmq_txn.registration": 4.1,
     "rmq_txn.publisher": 4,
+    "rmq_txn.routes": 3,
+    "rmq_txn.clock": 3,
+    "rmq_txn.aging": 3.1,
+    "rmq_txn.consumer_health": 1,
     "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
     "rmq_txn.upkeep": 4.1,
     "rmq_txn.producer": 5,

@@ -154,6 +154,7 @@ class Commitment:
             session.rollback()
             verdict = self._resolve_lost_commit(error, session)
         else:
+            self._failure = error = session.outcome_of(error)
             confirmed = session.rollback()
             if isinstance(error, TransactionLostError) and self._outbound:
                 # Some of it may be durable; then the row decides, never we.

@@ -95,6 +95,13 @@ class FakeSession:
         self._statements.append(sql)
         return 1
 
+    def settle(self) -> None:
+        """Nothing is ever left over."""
+
+    def outcome_of(self, error: BaseException) -> BaseException:
+        """Nothing is ever lost."""
+        return error
+
     def commit(self) -> None:
         """Record COMMIT."""
         self._statements.append("COMMIT")

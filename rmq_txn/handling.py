@@ -317,13 +317,8 @@ class Handling:
         return not handled_before
 
     def _call(self, handler: Handler, txn: Transaction, delivery: Delivery) -> None:
-        try:
-            with _as_failures("the handler"):
-                refuse_deferred(handler(txn, delivery), "the handler")
-        except Exception as error:
-            if not self._may_pass(error):
-                txn.require_whole()  # after DDL the inbox row stands, and the effect would be lost
-            raise
+        with _as_failures("the handler"):
+            refuse_deferred(handler(txn, delivery), "the handler")
 
     def _claim(self, delivery: Delivery) -> _Claim:
         if self._dedup_key is None:

@@ -124,17 +124,6 @@ class Transaction:
             )
         self._publish(Message(topic, body, key=key, tag=tag, properties=properties or {}))
 
-    def require_whole(self) -> None:
-        """
-        Make sure that a block which failed left nothing durable: then DDL would have committed a part.
-
-        For the consumer, just before ROLLBACK; business code has no use for it.
-
-        Raises:
-            TransactionLostError: the server ended the transaction earlier.
-        """
-        self._open().release_tripwire()
-
     def _open(self) -> Session:
         if self._session.state is not SessionState.OPEN:
             raise LifecycleError(

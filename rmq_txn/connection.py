@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pymysql
 from pymysql.connections import Connection
@@ -47,6 +47,14 @@ _AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _IN_TRANSACTION = SERVER_STATUS.SERVER_STATUS_IN_TRANS
 
 
+class ServerThread(NamedTuple):
+    """A connection as its server knows it: the id means another one after a restart, or elsewhere."""
+
+    id: int
+    server: str
+    made_at: tuple[float, float]
+
+
 def connect(**parameters: Any) -> WatchedConnection:
     """Open a connection; the parameters are PyMySQL's."""
     return WatchedConnection(**parameters)
@@ -75,6 +83,7 @@ class WatchedConnection(_Connection):
     server: str
     if TYPE_CHECKING:  # of PyMySQL, not in its stubs
         server_status: int
+        server_thread_id: tuple[int]
         _result: Any
 
     def __init__(self, **parameters: Any) -> None:
@@ -98,6 +107,12 @@ class WatchedConnection(_Connection):
             raise
         self.made_at = made_at
         self._as_new()
+
+    @property
+    def server_thread(self) -> ServerThread:
+        """What the server knows this connection as, until the next `connect`."""
+        (number,) = self.server_thread_id
+        return ServerThread(number, self.server, self.made_at)
 
     def _as_new(self) -> None:
         self.changed = self.elsewhere = False

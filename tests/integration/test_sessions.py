@@ -160,7 +160,7 @@ LEFTOVERS = {
     "SET innodb_lock_wait_timeout = 49": "SELECT @@innodb_lock_wait_timeout",
     "SET wait_timeout = 4949": "SELECT @@wait_timeout",
     "PREPARE left_over FROM 'SELECT 1'": "EXECUTE left_over",
-    "LOCK TABLES effect WRITE": "SELECT id FROM rmq_txn_inbox",
+    "LOCK TABLES effect WRITE": "SELECT dedup_key FROM rmq_txn_inbox",
 }
 
 

@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +25,7 @@ from rmq_txn import inbox, parking
 from rmq_txn.aging import Aging
 from rmq_txn.consumer_health import HealthNotes
 from rmq_txn.database import Database
-from rmq_txn.deferred import refuse_deferred
+from rmq_txn.deferred import call
 from rmq_txn.errors import (
     FencedError,
     HalfMessageError,
@@ -180,14 +180,15 @@ class Handling:
         claim = self._claim(delivery)
         over_age = self.aging.is_over_age(delivery)
         try:
-            with self._transactions.transaction() as txn:
+            with self._ended_if_silent() as begun, self._transactions.transaction() as txn:
+                begun.append(txn)
                 if not inbox.claim(txn, self._group, claim.key, claim.former_key):
                     raise _DoneBefore  # noqa: TRY301 - out by ROLLBACK, a round trip less than COMMIT
                 if over_age:
                     # The row that would tell a duplicate may have been pruned: a person has to look.
                     parking.park(txn, self._group, claim.key, ParkedState.OVER_AGE, delivery, "never tried")
                 else:
-                    self._call(handler, txn, delivery)
+                    call(handler, "the handler", txn, delivery)
                     if delivery.redeliveries:
                         # Only then can it have failed before: who never fails pays nothing.
                         parking.forget_failures(txn, self._group, claim.key)
@@ -201,6 +202,24 @@ class Handling:
         seconds = round(time.monotonic() - began, 4)
         log.info(event, key=claim.key, redeliveries=delivery.redeliveries, seconds=seconds)
         return Answer.ACK
+
+    @contextmanager
+    def _ended_if_silent(self) -> Iterator[list[Transaction]]:
+        """
+        End a transaction of the block on the server when its connection is lost.
+
+        A statement that takes too long goes on there, and its claim holds up our next try, and the
+        counting of this one.
+        """
+        begun: list[Transaction] = []
+        try:
+            yield begun
+        except Exception as error:
+            if is_lost_connection(error):
+                for txn in begun:
+                    with suppress(Exception):  # it is gone, or so is the server; then the claim is too
+                        self._database.kill(txn.server_thread)
+            raise
 
     def _count(self, delivery: Delivery, error: Exception) -> Answer:
         """Count a failure of our own after its rollback; park the message if it was the last one."""
@@ -312,21 +331,14 @@ class Handling:
                 raise _DoneBefore  # another replay was faster, or it was dropped: claim nothing
             handled_before = now.key != key and not fresh
             if not handled_before:
-                self._call(handler, txn, delivery)
+                call(handler, "the handler", txn, delivery)
         log.info("a parked message was handled before" if handled_before else "replayed", key=now.key)
         return not handled_before
-
-    def _call(self, handler: Handler, txn: Transaction, delivery: Delivery) -> None:
-        with _as_failures("the handler"):
-            refuse_deferred(handler(txn, delivery), "the handler")
 
     def _claim(self, delivery: Delivery) -> _Claim:
         if self._dedup_key is None:
             return self._own_claim(delivery)
-        with _as_failures("dedup_key"):
-            key = self._dedup_key(delivery)
-            refuse_deferred(key, "dedup_key")
-            return _Claim(inbox.check_key(key))
+        return _Claim(inbox.check_key(call(self._dedup_key, "dedup_key", delivery)))
 
     def _own_claim(self, delivery: Delivery) -> _Claim:
         """Return our key, and that of version 2 while a process of it may have handled the message."""
@@ -374,21 +386,3 @@ class Handling:
         with self.health.holding(describe(error)):
             self._database.wait_until_reachable(self._closing, _LONGEST_PAUSE_SECONDS)
         return tries
-
-
-@contextmanager
-def _as_failures(whose: str) -> Iterator[None]:
-    """
-    Turn what business code ends with into an exception that can be counted.
-
-    CancelledError, SystemExit and GeneratorExit would end a thread, and that is the transport's; they
-    say nothing of the message. Ctrl-C is for the process, and comes to its main thread alone.
-    """
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            raise
-        raise RuntimeError(f"{whose} ended with {describe(error)}") from error

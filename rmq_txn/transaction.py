@@ -8,6 +8,7 @@ from typing import Any
 import pymysql
 import pymysql.cursors
 
+from rmq_txn.connection import ServerThread
 from rmq_txn.errors import LifecycleError
 from rmq_txn.message import JSON, Message
 from rmq_txn.session import Session, SessionState
@@ -123,6 +124,11 @@ class Transaction:
                 "give the consumer a producer"
             )
         self._publish(Message(topic, body, key=key, tag=tag, properties=properties or {}))
+
+    @property
+    def server_thread(self) -> ServerThread:
+        """The connection on the server; for the consumer, which ends one that went silent under it."""
+        return self._session.server_thread
 
     def _open(self) -> Session:
         if self._session.state is not SessionState.OPEN:

@@ -23,7 +23,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.identity": 1,
     "rmq_txn.logs": 1,
     "rmq_txn.lifecycle": 1,
-    "rmq_txn.deferred": 1,
+    "rmq_txn.deferred": 1.1,  # describes errors as the log lines do
     "rmq_txn.message": 1.1,  # checks names against the properties of identity
     "rmq_txn.sql": 2,
     "rmq_txn.connection": 2,

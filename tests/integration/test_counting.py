@@ -254,3 +254,50 @@ def test_a_message_larger_than_the_databases_packets_is_counted_and_left_to_the_
             assert bench.parked() == [(FAILING, attempts)]
         assert bench.inbox() == []
     assert bench.deliver(bench.message()) is ACK
+
+
+def test_a_delivery_without_a_handler_is_given_back_to_its_last_and_then_parked(bench: Bench) -> None:
+    """The schedule of the broker outlives a deployment; what is parked is found, and can be replayed."""
+    consumer = bench.consumer(tag="created", max_attempts=1)
+    message = bench.message(tag="paid")
+    for redeliveries in (0, 1, 15):
+        assert bench.deliver(replace(message, redeliveries=redeliveries)) is RETRY
+    assert (bench.parked(), bench.inbox()) == ([], [])
+    assert bench.deliver(replace(message, redeliveries=16)) is ACK
+    assert bench.parked() == [(ParkedState.UNHANDLED, 0)]
+    (problem,) = consumer.health().problems
+    assert "with tag 'paid': 4 deliveries given back" in problem
+    with pytest.raises(ValueError, match="for which this consumer has no handler"):
+        consumer.replay(message.dedup_key)
+    consumer.close()
+    assert bench.consumer(tag="paid").replay(message.dedup_key)
+    assert bench.effects() == [message.message_id]
+
+
+def test_a_held_delivery_shows_in_health_and_spends_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its cause, as long as the database is away or refuses."""
+    refused = [pymysql.err.OperationalError(1290, "The server is running with --read-only")]
+
+    def handler(txn: Transaction, delivery: Delivery) -> None:
+        if refused:
+            raise refused.pop()
+        bench.award(txn, delivery)
+
+    seen: list[tuple[int, tuple[str, ...]]] = []
+
+    def waited(*_: object) -> None:
+        health = consumer.health()
+        seen.append((health.held, health.problems))
+
+    monkeypatch.setattr(bench.database, "is_reachable", lambda: False)
+    monkeypatch.setattr(bench.database, "wait_until_reachable", waited)
+    consumer = bench.consumer(handler, max_attempts=1)
+    assert bench.deliver(bench.message()) is ACK
+    ((held, (problem,)),) = seen
+    assert held == 1
+    assert problem.startswith("1 deliveries are held: DatabaseUnavailableError: database ")
+    assert "refuses to work now: The server is running with --read-only" in problem
+    assert consumer.health() == type(consumer.health())(0, ())
+    assert (bench.parked(), len(bench.effects())) == ([], 1)

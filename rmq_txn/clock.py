@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 SKEW_LIMIT_SECONDS = 60.0
 """From here on health speaks of it; log lines and times of birth are wrong by as much."""
@@ -48,3 +49,11 @@ class DatabaseClock:
     def skew_seconds(self) -> float:
         """Return how far this machine's wall clock is ahead of the database's; negative: behind."""
         return self._wall() - self.now()
+
+
+def shown(seconds: float) -> str:
+    """Return Unix seconds as people read them, UTC; what no calendar has as a number."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:g} s after 1970"

@@ -8,7 +8,6 @@ Start with `transaction` (form A) or `send_in_transaction` (form B); the protoco
 from __future__ import annotations
 
 import contextvars
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -20,6 +19,7 @@ from rmq_txn.checkback import Oracle
 from rmq_txn.clock import DatabaseClock
 from rmq_txn.commitment import Commitment
 from rmq_txn.database import Database
+from rmq_txn.deferred import refuse_deferred, refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.identity import Owner, owner_of, retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds
@@ -95,6 +95,11 @@ class TransactionProducer:
     def state(self) -> State:
         """Where in its life this producer is; RUNNING means registered with its brokers."""
         return self._lifecycle.state
+
+    @property
+    def group(self) -> str:
+        """The producer group."""
+        return self._group
 
     @property
     def database(self) -> Database:
@@ -247,13 +252,13 @@ class TransactionProducer:
 
         Args:
             messages: one or several; all or none are delivered.
-            work: the business SQL; what it returns is `Receipt.value`.
+            work: the business SQL; what it returns is `Receipt.value`. Work that has not run, such as a
+                coroutine or a future, is refused with SettingsError and nothing is committed.
 
         Raises: as `transaction`.
         """
         batch = [messages] if isinstance(messages, Message) else list(messages)
-        if inspect.iscoroutinefunction(work):  # COMMIT would follow without its having run
-            raise SettingsError(f"work is the async function {work.__name__!r}, it must be a plain one")
+        refuse_deferring(work, "work")
         if not batch:
             raise InvalidMessageError("no message given; form B needs at least one")
         for position, message in enumerate(batch):
@@ -267,6 +272,7 @@ class TransactionProducer:
                 # First, so that a check-back meanwhile waits on the row and is told UNKNOWN.
                 txlog.insert(session, LogState.OPEN, commitment.message_ids)
                 value.append(work(Transaction(session)))
+                refuse_deferred(value[0], "work")
                 txlog.mark_committed(session)
                 commitment.commit(session, self._database.local_timeout_seconds)
 

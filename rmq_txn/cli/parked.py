@@ -14,7 +14,7 @@ from rmq_txn.cli.arguments import add_url, opened, positive_integer, positive_nu
 from rmq_txn.cli.output import say, say_block
 from rmq_txn.cli.target import METAVAR, load_consumer
 from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError, RmqTxnError
-from rmq_txn.logs import one_line
+from rmq_txn.logs import describe, one_line
 
 if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
@@ -103,7 +103,7 @@ def replay_all(consumer: IdempotentConsumer, keys: Iterable[str], *, rate: float
             say(f"not replayed: {error}")
             failed += 1
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is told, the next one follows
-            say(f"failed: {key}: {type(error).__name__}: {error}")
+            say(f"failed: {key}: {describe(error)}")
             failed += 1
         else:
             say(f"replayed: {key}" if done else f"nothing to do: {key}")

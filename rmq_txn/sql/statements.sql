@@ -33,6 +33,10 @@ SELECT table_name, engine FROM information_schema.tables
 WHERE table_schema = DATABASE() AND engine IN ('MyISAM', 'Aria', 'MEMORY', 'CSV', 'ARCHIVE', 'MRG_MyISAM')
 ORDER BY table_name LIMIT 20
 
+-- name: read_clock
+-- The clock that stamps our rows decides how old a message is.
+SELECT UNIX_TIMESTAMP()
+
 -- name: insert_identity
 INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)
 

@@ -45,6 +45,7 @@ class DeadLetter:
             key=given.get("KEYS"),
             redeliveries=self.message.redeliveries,
             born_milliseconds=self.message.born_milliseconds,
+            stored_milliseconds=self.message.stored_milliseconds,
             properties={name: given[name] for name in names if given.get(name)},
         )
 

@@ -309,9 +309,23 @@ def test_async_work_is_refused(rig: Rig) -> None:
     async def debit(_txn: Transaction) -> None:
         """Never awaited."""
 
-    with pytest.raises(SettingsError, match="work is the async function 'debit', it must be a plain one"):
+    with pytest.raises(SettingsError, match="work 'debit' is an async function"):
         producer.send_in_transaction(Message("transfer", b"x"), debit)
     assert rig.nothing_happened()
+
+
+@pytest.mark.parametrize("lazy", [lambda _txn: never_awaited(), lambda txn: (txn for _ in "ab")])
+def test_work_that_returns_without_having_run_is_rolled_back(rig: Rig, lazy: Any) -> None:
+    """A lambda that returns a coroutine can't be told from others before it was called."""
+    producer = rig.start()
+    with pytest.raises(SettingsError, match=r"work returned a .+: that work has not run"):
+        producer.send_in_transaction(Message("transfer", b"x"), lazy)
+    assert "ROLLBACK" in rig.database.statements
+    assert "COMMIT" not in rig.database.statements
+
+
+async def never_awaited() -> None:
+    """Be handed back."""
 
 
 def test_work_of_form_b_can_not_publish(rig: Rig) -> None:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 import secrets
 import time
+from dataclasses import dataclass, field
 
 from rmq_txn.errors import SettingsError
 
 PROPERTY_TXN_ID = "rmq_txn_id"
 PROPERTY_POSITION = "rmq_txn_n"
 PROPERTY_OWNER = "rmq_txn_owner"
+PROPERTY_STAMP = "rmq_txn_stamp"
 # Names of the user's properties: the native client can read a property only by its name.
 PROPERTY_NAMES = "rmq_txn_names"
-OWN_PROPERTIES = (PROPERTY_TXN_ID, PROPERTY_POSITION, PROPERTY_OWNER)
+OWN_PROPERTIES = (PROPERTY_TXN_ID, PROPERTY_POSITION, PROPERTY_OWNER, PROPERTY_STAMP)
 
 _TXN_ID = re.compile(r"[0-9a-f]{32}")
 # Canonical and short: it becomes part of a key, and comes from whoever can send to the topic.
 _POSITION = re.compile(r"0|[1-9][0-9]{0,3}")
 _LEAST_RETENTION_DAYS = 77 / 24  # 72 h in which the broker keeps a message, 5 h of redelivery
+_STAMP_BYTES = 16  # half of the HMAC; nobody guesses 128 bits, and the broker stores them with each message
 _MILLISECONDS_DIGITS = 12  # 48 bits of Unix milliseconds: good until the year 10889
 
 
-def new_txn_id() -> str:
+def new_txn_id(unix_seconds: float | None = None) -> str:
     """
     Make a transaction id: 32 hex characters, 48 bits of Unix milliseconds, then 80 random bits.
+
+    Args:
+        unix_seconds: now, by the database's clock; by this machine's if not given.
 
     Time-ordered, so that rows keyed by it are inserted at the right edge of the B-tree and can be
     pruned as a key range. Unique by its random part; two ids of one millisecond have no order.
     """
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    milliseconds = time.time_ns() // 1_000_000 if unix_seconds is None else int(unix_seconds * 1000)
+    return f"{milliseconds:012x}{secrets.token_hex(10)}"
 
 
 def is_txn_id(text: str) -> bool:
@@ -42,9 +50,14 @@ def is_position(text: str) -> bool:
     return _POSITION.fullmatch(text) is not None
 
 
-def age_seconds(txn_id: str) -> float:
-    """Seconds since `txn_id` was made, by this machine's clock; negative when clocks disagree."""
-    return time.time() - int(txn_id[:_MILLISECONDS_DIGITS], 16) / 1000
+def age_seconds(txn_id: str, now: float | None = None) -> float:
+    """
+    Seconds since `txn_id` was made; negative when clocks disagree.
+
+    Args:
+        now: Unix seconds by the clock to judge by; by this machine's if not given.
+    """
+    return (time.time() if now is None else now) - int(txn_id[:_MILLISECONDS_DIGITS], 16) / 1000
 
 
 def retention_seconds(name: str, days: float) -> float:
@@ -70,6 +83,29 @@ def owner_of(producer_group: str, database_id: str) -> str:
     different databases, and neither holds the other's evidence.
     """
     return f"{producer_group}@{database_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """
+    The only ones who may answer a check-back, and what they sign with. A value.
+
+    Args:
+        name: see `owner_of`; readable by everybody who can read a message.
+        secret: of the database; only who can read that knows it.
+    """
+
+    name: str
+    secret: bytes = field(repr=False)
+
+    def stamp(self, txn_id: str, position: int) -> str:
+        """Sign one half message: what its asker can check, and no stranger can make."""
+        text = f"{txn_id}.{position}@{self.name}"
+        return hmac.digest(self.secret, text.encode(), "sha256")[:_STAMP_BYTES].hex()
+
+    def is_stamp(self, stamp: str, txn_id: str, position: int) -> bool:
+        """Whether `stamp` is the one of this half message, in a time that tells nothing."""
+        return hmac.compare_digest(stamp.encode(), self.stamp(txn_id, position).encode())
 
 
 def dedup_key(txn_id: str, position: int) -> str:

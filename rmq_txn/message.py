@@ -13,6 +13,7 @@ from rmq_txn.identity import (
     PROPERTY_NAMES,
     PROPERTY_OWNER,
     PROPERTY_POSITION,
+    PROPERTY_STAMP,
     PROPERTY_TXN_ID,
     dedup_key,
     is_position,
@@ -30,6 +31,44 @@ MAX_TOPIC_CHARACTERS = 127
 MAX_GROUP_CHARACTERS = 120
 """`%RETRY%` and the group name together must fit a topic."""
 MAX_KEY_CHARACTERS = 255
+SCOUT_GROUP = "rmq_txn_scout"
+"""The producer group of what meets the brokers before each producer does; docs/decisions/0043."""
+
+# Of RocketMQ's servers, tools and clients (MixAll, TopicValidator), or of this package.
+_RESERVED_GROUPS = frozenset(
+    [
+        "DEFAULT_PRODUCER",
+        "DEFAULT_CONSUMER",
+        "CLIENT_INNER_PRODUCER",
+        "TOOLS_CONSUMER",
+        "SCHEDULE_CONSUMER",
+        "FILTERSRV_CONSUMER",
+        "__MONITOR_CONSUMER",
+        "SELF_TEST_P_GROUP",
+        "SELF_TEST_C_GROUP",
+        "CID_ONS-HTTP-PROXY",
+        "CID_ONSAPI_OWNER",
+        "CID_ONSAPI_PULL",
+        "CID_ONSAPI_PERMISSION",
+        "CID_SYS_RMQ_TRANS",
+    ]
+) | {SCOUT_GROUP}
+_RESERVED_GROUP_PREFIXES = ("CID_RMQ_SYS_", "_INNER_TRACE_PRODUCER")
+_RESERVED_TOPICS = frozenset(
+    [
+        "TBW102",
+        "SCHEDULE_TOPIC_XXXX",
+        "BenchmarkTest",
+        "RMQ_SYS_TRANS_HALF_TOPIC",
+        "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+        "RMQ_SYS_TRACE_TOPIC",
+        "TRANS_CHECK_MAX_TIME_TOPIC",
+        "SELF_TEST_TOPIC",
+        "OFFSET_MOVED_EVENT",
+        "CHECKPOINT_TOPIC",
+    ]
+)
+_RESERVED_TOPIC_PREFIXES = ("rmq_sys_", "RMQ_SYS_")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 # The client writes properties as name \x01 value \x02, ends strings at \x00 (docs/hazards.md, D).
@@ -48,12 +87,20 @@ _RESERVED = frozenset(_RESERVED_NAMES.split())
 
 def check_topic(topic: object) -> str:
     """Return `topic` if a broker and every client can carry it."""
-    return _check_name("topic", topic, MAX_TOPIC_CHARACTERS)
+    name = _check_name("topic", topic, MAX_TOPIC_CHARACTERS)
+    if name in _RESERVED_TOPICS or name.startswith(_RESERVED_TOPIC_PREFIXES):
+        raise InvalidMessageError(f"topic {name!r} is one of RocketMQ's own, choose another name")
+    return name
 
 
 def check_group(group: object) -> str:
     """Return `group` if a broker and every client can carry it."""
-    return _check_name("group", group, MAX_GROUP_CHARACTERS)
+    name = _check_name("group", group, MAX_GROUP_CHARACTERS)
+    if name in _RESERVED_GROUPS or name.startswith(_RESERVED_GROUP_PREFIXES):
+        raise InvalidMessageError(
+            f"group {name!r} is used by RocketMQ or by this package itself, choose another name"
+        )
+    return name
 
 
 def _check_name(what: str, name: object, limit: int) -> str:
@@ -181,9 +228,11 @@ class Message:
         object.__setattr__(self, "properties", _check_properties(self.properties))
         object.__setattr__(self, "encoded", _encode(self.body))
 
-    def outbound(self, *, txn_id: str, position: int, owner: str) -> Outbound:
-        """Add the properties of this package: transaction, position in it (from 0), owner."""
+    def outbound(self, *, txn_id: str, position: int, owner: str, stamp: str = "") -> Outbound:
+        """Add the properties of this package: transaction, position in it (from 0), owner, its stamp."""
         own = {PROPERTY_TXN_ID: txn_id, PROPERTY_POSITION: str(position), PROPERTY_OWNER: owner}
+        if stamp:
+            own[PROPERTY_STAMP] = stamp
         if self.properties:
             own[PROPERTY_NAMES] = ",".join(self.properties)
         return Outbound(

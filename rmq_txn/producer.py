@@ -17,15 +17,15 @@ import structlog
 
 from rmq_txn import schema, txlog
 from rmq_txn.checkback import Oracle
+from rmq_txn.clock import DatabaseClock
 from rmq_txn.commitment import Commitment
 from rmq_txn.database import Database
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
-from rmq_txn.identity import new_txn_id, owner_of, retention_seconds
+from rmq_txn.identity import Owner, owner_of, retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.receipt import PublishingTransaction, Receipt
-from rmq_txn.registration import start_registered
 from rmq_txn.session import Session
 from rmq_txn.transaction import Transaction
 from rmq_txn.transport import ProducerTransport, Transport
@@ -89,7 +89,7 @@ class TransactionProducer:
         self._oracle: Oracle
         self._client: ProducerTransport
         self._upkeep: Upkeep
-        self._owner: str
+        self._owner: Owner
 
     @property
     def state(self) -> State:
@@ -114,16 +114,25 @@ class TransactionProducer:
         self._lifecycle.start(self._start, undo=self._close_client)
 
     def _start(self) -> None:
-        database_id = schema.check(self._database).database_id
-        self._owner = owner_of(self._group, database_id)
-        self._oracle = Oracle(self._database, self._owner, self._retention_seconds)
-        self._client = start_registered(
-            self._broker, self._group, self._topics, self._oracle, self._close_timeout_seconds
-        )
+        identity = schema.check(self._database)
+        self._owner = Owner(owner_of(self._group, identity.database_id), identity.secret)
+        clock = DatabaseClock()
         self._upkeep = Upkeep(
-            self._database, database_id, self._client, self._oracle, self._topics, *self._outbox_times
+            self._database, identity.database_id, self._group, self._topics, clock, *self._outbox_times
         )
-        self._upkeep.start()
+        self._oracle = Oracle(
+            self._database,
+            self._owner,
+            self._retention_seconds,
+            clock=clock,
+            disturb=self._upkeep.disturb,
+            unstamped_until=(identity.upgraded_at or 0.0) + self._retention_seconds,
+        )
+        self._client = self._broker.producer(self._group, self._oracle.check)
+        # Before a broker can name it: who is named without a row is taken for a stranger.
+        self._upkeep.announce(self._client.instance)
+        self._client.start(self._topics)
+        self._upkeep.start(self._client, self._oracle)
         log.info("producer started", group=self._group, topics=",".join(self._topics))
 
     def is_registered(self) -> bool:
@@ -194,10 +203,11 @@ class TransactionProducer:
             FencedError: a check-back was faster; nothing committed, safe to retry.
             DatabaseUnavailableError: nothing committed.
             LocalTimeoutError: the transaction took too long; nothing committed.
-            TransactionLostError: the server ended the transaction behind our back.
+            TransactionLostError: the server ended the transaction behind our back; also instead of what the
+                block raises, which is its cause then.
             InDoubtError: COMMIT was sent and nobody can say now what became of it.
             LifecycleError: not running, or inside another transaction of this producer.
-            Whatever the block raises: rolled back, unchanged.
+            Whatever else the block raises: rolled back, unchanged.
         """
         with self._one_transaction("transaction()") as txn_id:
             messages: list[Message] = []
@@ -211,8 +221,11 @@ class TransactionProducer:
                 yield (txn := PublishingTransaction(session, publish))
                 commitment = self._commitment(txn_id, messages, session)
             except BaseException as error:
+                told = session.outcome_of(error)
                 session.rollback()
                 log.info("rolled back by its block, nothing was sent", cause=type(error).__name__)
+                if told is not error:
+                    raise told from error
                 raise
 
             def commit() -> None:
@@ -288,7 +301,7 @@ class TransactionProducer:
             raise LifecycleError(
                 f"{call} inside transaction {outer} of the same producer; publish in the outer one"
             )
-        txn_id = new_txn_id()
+        txn_id = self._oracle.new_txn_id()
         try:
             self._inside.set(txn_id)
             with self._in_flight.one(), structlog.contextvars.bound_contextvars(txn_id=txn_id):

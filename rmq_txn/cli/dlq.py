@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import positive_integer
+from rmq_txn.cli.output import say
 from rmq_txn.cli.parked import add_rate, loaded_consumer, replay_all
 from rmq_txn.cli.target import METAVAR
 from rmq_txn.errors import SettingsError
@@ -48,13 +49,13 @@ def _list(arguments: argparse.Namespace) -> int:
         shown = 0
         for letter in deadletters.unread(_cluster(consumer), consumer.group):
             if shown == arguments.limit:
-                print(f"the first {shown} are shown, --limit shows more")
+                say(f"the first {shown} are shown, --limit shows more")
                 break
-            delivery = letter.delivery
-            print(f"{delivery.topic}  {delivery.message_id}  {delivery.redeliveries} redeliveries")
+            message = letter.message  # not its delivery: no body is read, whatever it would become
+            say(f"{letter.topic}  {message.message_id}  {message.redeliveries} redeliveries")
             shown += 1
         if not shown:
-            print(f"no dead letters wait in {deadletters.topic_of(consumer.group)}")
+            say(f"no dead letters wait in {deadletters.topic_of(consumer.group)}")
     return exit_codes.OK
 
 
@@ -68,7 +69,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             key = consumer.park(letter.delivery)
             deadletters.mark_read(cluster, consumer.group, letter)
             if key is None:
-                print(f"handled or parked before: {letter.delivery.message_id}")
+                say(f"handled or parked before: {letter.message.message_id}")
             else:
                 keys.append(key)
         return replay_all(consumer, keys, rate=arguments.rate, force=False)

@@ -42,6 +42,18 @@ CREATE TABLE IF NOT EXISTS rmq_txn_outbox (
     KEY by_age (created_at)
 ) ENGINE = InnoDB;
 
+-- Producer: who of a group runs, and whether it is well, by its own word. Brokers ask any client of a
+-- group: copies are deleted only while each client that they name has a fresh row of one that is well.
+-- Written before a client registers and each few seconds, read by the others of its group.
+CREATE TABLE IF NOT EXISTS rmq_txn_producers (
+    producer_group VARBINARY(120)   NOT NULL,
+    instance       VARBINARY(120)   NOT NULL,            -- ends the client id that brokers know
+    closing        TINYINT UNSIGNED NOT NULL DEFAULT 0,  -- 1: it said good-bye
+    disturbances   INT UNSIGNED     NOT NULL DEFAULT 0,  -- how often it could not vouch for its answers
+    seen_at        TIMESTAMP(3)     NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
+    PRIMARY KEY (producer_group, instance)
+) ENGINE = InnoDB;
+
 -- Consumer: what the broker need not deliver any more: handled, committed together with the
 -- handler's writes, or parked, committed together with the parked row below.
 CREATE TABLE IF NOT EXISTS rmq_txn_inbox (

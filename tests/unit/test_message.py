@@ -19,6 +19,7 @@ from rmq_txn.message import (
     MAX_TOPIC_CHARACTERS,
     check_group,
     check_tag,
+    check_topic,
 )
 
 CIRCULAR: dict[str, Any] = {}
@@ -46,6 +47,24 @@ def test_a_topic_a_broker_or_client_can_not_carry_is_refused(topic: Any) -> None
 def test_the_longest_topic_is_taken() -> None:
     """127 characters: the native decoder reads the length as a signed byte."""
     assert Message("t" * MAX_TOPIC_CHARACTERS, b"x").topic == "t" * 127
+
+
+@pytest.mark.parametrize(
+    "group", ["DEFAULT_CONSUMER", "DEFAULT_PRODUCER", "TOOLS_CONSUMER", "CID_RMQ_SYS_TRANS", "rmq_txn_scout"]
+)
+def test_a_group_that_others_use_behind_the_scenes_is_refused(group: str) -> None:
+    """The library refuses some and then hung; what is a scout's is rolled back."""
+    with pytest.raises(InvalidMessageError, match=f"group '{group}' is used by RocketMQ or by this package"):
+        check_group(group)
+
+
+@pytest.mark.parametrize(
+    "topic", ["TBW102", "SCHEDULE_TOPIC_XXXX", "rmq_sys_REVIVE_LOG_c", "SELF_TEST_TOPIC"]
+)
+def test_a_topic_of_the_servers_is_refused(topic: str) -> None:
+    """What is sent there is refused by the broker, or never seen again."""
+    with pytest.raises(InvalidMessageError, match=f"topic '{topic}' is one of RocketMQ's own"):
+        check_topic(topic)
 
 
 def test_a_group_leaves_room_for_the_prefix_of_its_retry_topic() -> None:

@@ -98,14 +98,11 @@ class _ObservedProducerTransport:
         self._events = events
         self._faults = faults
 
-    def start(self) -> None:
-        self._inner.start()
+    def start(self, topics: Sequence[str] = ()) -> None:
+        self._inner.start(topics)
 
     def send_half(self, message: Outbound, execute: Execute) -> None:
-        if message.key is None:  # of no transfer: with such a one a producer registers at its start
-            self._inner.send_half(message, execute)
-            return
-        ids = message.properties[_TXN_ID], message.key
+        ids = message.properties[_TXN_ID], message.key or ""
         told = Verdict.UNKNOWN
 
         def observed_execute(message_id: str) -> Verdict:
@@ -133,6 +130,13 @@ class _ObservedProducerTransport:
 
     def is_registered(self, topic: str) -> bool:
         return self._inner.is_registered(topic)
+
+    @property
+    def instance(self) -> str:
+        return self._inner.instance
+
+    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
+        return self._inner.registered_clients(topic)
 
     def close(self, timeout_seconds: float) -> None:
         self._inner.close(timeout_seconds)

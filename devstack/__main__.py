@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from devstack.errors import StackError
 from devstack.local import LocalStack
-from devstack.settings import DEFAULT_FOLDER, StackSettings
+from devstack.machine import ports_open_to_others
+from devstack.settings import DATABASE_VARIABLE, DEFAULT_FOLDER, StackSettings
+from devstack.software import DATABASES
 
 EXIT_OK = 0
 EXIT_FAILED = 1  # StackError: the machine lacks something or a server did not come up
@@ -45,6 +48,17 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ask about half messages after 3 s and redeliver after 1 s, as tests do",
     )
+    up.add_argument(
+        "--proxy",
+        action="store_true",
+        help="run RocketMQ's proxy as well, for gRPC clients: its ports are open on every address",
+    )
+    up.add_argument(
+        "--database",
+        choices=DATABASES,
+        help="MariaDB, else MySQL of this machine (installed, the default), or one fetched from Debian's "
+        "unstable suite; the data of each stays apart",
+    )
     env = commands.add_parser(
         "env",
         parents=[common],
@@ -72,10 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     options = build_parser().parse_args(arguments)
-    if options.command == "up" and options.fast_checks:
-        settings = StackSettings.for_tests(options.folder)
-    else:
-        settings = StackSettings(folder=options.folder)
+    up = options.command == "up"
+    if up and options.database:
+        os.environ[DATABASE_VARIABLE] = options.database
+    make = StackSettings.for_tests if up and options.fast_checks else StackSettings
+    settings = make(folder=options.folder, proxy=up and options.proxy)
     try:
         stack = LocalStack(settings, outlives_starter=True)
         if options.command == "up":
@@ -122,13 +137,17 @@ def _down(stack: LocalStack) -> int:
 def _status(stack: LocalStack) -> int:
     addresses = {
         "namesrv": stack.name_server,
-        "broker": f"{stack.broker_address}  (gRPC {stack.proxy_address})",
+        "broker": stack.broker_address,
         "database": f"127.0.0.1:{stack.ports.database}",
     }
     for server in stack.servers:
         state = f"pid {server.pid}  {addresses[server.name]}" if server.alive else "down"
         print(f"{server.name:<9} {state}")
     print(f"folder    {stack.settings.folder}")
+    if stack.broker.alive:
+        # Asked of the kernel: only who started the broker knows whether it has a proxy.
+        ports = ", ".join(map(str, sorted(ports_open_to_others(stack.broker.pid))))
+        print(f"open      {ports} of the broker on every address: RocketMQ can't bind them to 127.0.0.1")
     return EXIT_OK if all(server.alive for server in stack.servers) else EXIT_NOT_RUNNING
 
 

@@ -6,6 +6,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,7 @@ class ContainerStack:
         self.settings = settings
         self._ports = settings.ports or StackPorts.choose()
         self._name_server = NameServer(settings, self._ports)
-        self._broker = Broker(settings, self._ports)
+        self._broker = Broker(replace(settings, proxy=True), self._ports)  # published on HOST only
         self._image = f"apache/rocketmq:{settings.rocketmq_version}"
         self._secret = secrets.token_bytes(32)
         self._root_password = database.derived_password(self._secret, "root")

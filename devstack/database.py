@@ -1,4 +1,4 @@
-"""MariaDB or MySQL of the distribution, with a data folder, a port and accounts of its own."""
+"""MariaDB or MySQL, with a data folder, a port and accounts of its own."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import hmac
 import os
 import re
 import secrets
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -18,9 +16,9 @@ from typing import TYPE_CHECKING
 import pymysql
 
 from devstack.errors import StackError
-from devstack.machine import run_to_its_end
 from devstack.program import NotReadyError
 from devstack.settings import StackPorts, StackSettings
+from devstack.software import DatabaseSoftware, find
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -28,12 +26,9 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 _ADMIN = "devstack"
-_INITIALISE_SECONDS = 120.0
 _CONNECT_SECONDS = 3
 # Whatever a service needs inside its own database, tables included, and nothing outside.
 _GRANTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES"
-# Distributions put the server where ordinary users have no PATH to.
-_SERVER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 
 
 # What every server of a stack is told, wherever it runs.
@@ -46,6 +41,7 @@ OPTIONS = (
     "--key-buffer-size=1M",
     "--max-connections=300",
     "--performance-schema=OFF",
+    "--tls-version=",  # no TLS: PyMySQL would use it when offered, and tests read and cut the line
     "--loose-mysqlx=OFF",  # MySQL's second protocol would listen on a fixed port
 )
 
@@ -63,8 +59,8 @@ class DatabaseServer:
         self.ports: tuple[int, ...] = (ports.database,)
         self.port = ports.database
         self._options = settings.database_options
+        self._name, self._cache_folder = settings.database, settings.cache_folder
         self._home = settings.folder / "database"
-        self._data = self._home / "data"
         self._secret_file = self._home / "secret"
         self._init_file = self._home / "accounts.sql"
 
@@ -88,22 +84,23 @@ class DatabaseServer:
             f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{password}';\n"
         )
         self._init_file.chmod(0o600)
-        if not self._data.is_dir():
-            self._initialise()
+        software = self._software()
+        if not (self._home / software.data_folder).is_dir():
+            self._initialise(software)
 
     def command(self) -> list[str]:
         """Return the command line."""
+        software = self._software()
+        data = self._home / software.data_folder
         return [
-            self._server(),
-            "--no-defaults",
-            *self._as_root(),
-            f"--datadir={self._data}",
+            *software.command,
+            f"--datadir={data}",
             f"--init-file={self._init_file}",
             f"--port={self.port}",
             f"--bind-address={HOST}",
             # Relative to the data folder: a long folder would exceed the 107 bytes of an address.
             "--socket=server.sock",
-            f"--pid-file={self._data / 'server.pid'}",
+            f"--pid-file={data / 'server.pid'}",
             *OPTIONS,
             *(f"--{key}={value}" for key, value in self._options.items()),
         ]
@@ -118,6 +115,9 @@ class DatabaseServer:
         make_database(self._connect, name, HOST, password)
         return f"mysql://{name}:{password}@{HOST}:{self.port}/{name}"
 
+    def _software(self) -> DatabaseSoftware:
+        return find(self._name, self._cache_folder)
+
     def _connect(self) -> Connection[Cursor]:
         return connect(self.port, _ADMIN, self._password(_ADMIN))
 
@@ -126,48 +126,12 @@ class DatabaseServer:
         secret = self._secret_file.read_bytes()
         return derived_password(secret, account)
 
-    def _initialise(self) -> None:
+    def _initialise(self, software: DatabaseSoftware) -> None:
         """Make the system tables; the data folder gets its name only once they are complete."""
         with tempfile.TemporaryDirectory(prefix="new-", dir=self._home) as temporary:
             data = Path(temporary) / "data"
-            command = self._initialise_command(data)
-            try:
-                done = run_to_its_end(command, _INITIALISE_SECONDS)
-            except subprocess.TimeoutExpired as exc:
-                raise StackError(
-                    f"the database was not initialised within {_INITIALISE_SECONDS:g} s\n"
-                    f"command: {' '.join(command)}"
-                ) from exc
-            if done.returncode != 0:
-                raise StackError(
-                    f"cannot initialise the database (exit code {done.returncode})\n"
-                    f"command: {' '.join(command)}\n{done.stdout[-4000:]}"
-                )
-            data.rename(self._data)
-
-    def _initialise_command(self, data: Path) -> list[str]:
-        common = ["--no-defaults", *self._as_root(), f"--datadir={data}"]
-        installer = shutil.which("mariadb-install-db", path=_SERVER_PATH)
-        if "mariadb" not in Path(self._server()).resolve().name or installer is None:
-            return [self._server(), *common, "--initialize-insecure"]
-        # "normal": root may log in without the operating system's user, whoever runs the server.
-        method = "--auth-root-authentication-method=normal"
-        return [installer, *common, method, "--skip-test-db", "--skip-name-resolve"]
-
-    @staticmethod
-    def _server() -> str:
-        for program in ("mariadbd", "mysqld"):
-            path = shutil.which(program, path=_SERVER_PATH)
-            if path is not None:
-                return path
-        raise StackError(
-            "neither mariadbd nor mysqld is installed, install one: apt-get install mariadb-server"
-        )
-
-    @staticmethod
-    def _as_root() -> list[str]:
-        """Both servers refuse to run as root unless told so."""
-        return ["--user=root"] if os.geteuid() == 0 else []
+            software.make_system_tables(data)
+            data.rename(self._home / software.data_folder)
 
 
 def connect(port: int, user: str, password: str) -> Connection[Cursor]:

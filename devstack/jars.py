@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 import subprocess
-import sys
-import tempfile
 import threading
 from collections import deque
+from functools import partial
 from pathlib import Path
 
+from devstack.cache import kept, say
 from devstack.errors import StackError
 
 _POM = Path(__file__).with_name("pom.xml")
@@ -24,59 +23,39 @@ _TOLD_EVERY_MB = 10
 
 
 def rocketmq_jars(version: str, cache_folder: Path) -> Path:
-    """
-    Return the folder with all jars of a RocketMQ version, fetching them when they are not there.
-
-    Several processes may ask at once: one fetches, the others wait for it. A fetch that is
-    interrupted leaves nothing that looks complete, because the folder gets its name last.
-    """
-    folder = cache_folder / f"rocketmq-{version}"
-    if folder.is_dir():
-        return folder
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    with (cache_folder / f"rocketmq-{version}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"waiting for another process that fetches RocketMQ {version} ...")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            _fetch(version, folder)
-    return folder
+    """Return the folder with all jars of a RocketMQ version, fetching them when they are not there."""
+    return kept(cache_folder / f"rocketmq-{version}", f"RocketMQ {version}", partial(_fetch, version))
 
 
-def _fetch(version: str, folder: Path) -> None:
+def _fetch(version: str, work: Path) -> Path:
     maven = shutil.which("mvn")
     if maven is None:
         raise StackError("mvn is not on PATH, install it: apt-get install maven")
-    _say(f"fetching RocketMQ {version} with maven (about 120 MB, once) ...")
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        work = Path(temporary)
-        # Maven writes a `target` folder beside the pom; the checkout is not the place for it.
-        shutil.copy(_POM, work / "pom.xml")
-        jars = work / "jars"
-        command = [
-            maven,
-            "--batch-mode",
-            f"--file={work / 'pom.xml'}",
-            f"-Drocketmq.version={version}",
-            f"-DoutputDirectory={jars}",
-            "dependency:copy-dependencies",
-        ]
-        exit_code, tail = _run(command)
-        if exit_code is None:
-            raise StackError(
-                f"maven did not fetch RocketMQ {version} within {_MAVEN_SECONDS:g} s, check the "
-                f"network, then repeat: what it has is kept"
-            )
-        if exit_code != 0 or not any(jars.glob(f"rocketmq-proxy-{version}.jar")):
-            raise StackError(
-                f"maven could not fetch RocketMQ {version} (exit code {exit_code}); check "
-                f"the network and the mirror in ~/.m2/settings.xml, then repeat\n"
-                f"command: {' '.join(command)}\n{tail}"
-            )
-        jars.rename(folder)
-    _say(f"RocketMQ {version} is in {folder}")
+    say(f"fetching RocketMQ {version} with maven (about 120 MB, once) ...")
+    # Maven writes a `target` folder beside the pom; the checkout is not the place for it.
+    shutil.copy(_POM, work / "pom.xml")
+    jars = work / "jars"
+    command = [
+        maven,
+        "--batch-mode",
+        f"--file={work / 'pom.xml'}",
+        f"-Drocketmq.version={version}",
+        f"-DoutputDirectory={jars}",
+        "dependency:copy-dependencies",
+    ]
+    exit_code, tail = _run(command)
+    if exit_code is None:
+        raise StackError(
+            f"maven did not fetch RocketMQ {version} within {_MAVEN_SECONDS:g} s, check the "
+            f"network, then repeat: what it has is kept"
+        )
+    if exit_code != 0 or not any(jars.glob(f"rocketmq-proxy-{version}.jar")):
+        raise StackError(
+            f"maven could not fetch RocketMQ {version} (exit code {exit_code}); check "
+            f"the network and the mirror in ~/.m2/settings.xml, then repeat\n"
+            f"command: {' '.join(command)}\n{tail}"
+        )
+    return jars
 
 
 def _run(command: list[str]) -> tuple[int | None, str]:
@@ -107,12 +86,8 @@ def _run(command: list[str]) -> tuple[int | None, str]:
                     megabytes += float(found[1]) * _MEGABYTES[found[2]]
                 if megabytes - told >= _TOLD_EVERY_MB:
                     told = megabytes
-                    _say(f"{megabytes:.0f} MB so far ...")
+                    say(f"{megabytes:.0f} MB so far ...")
         finally:
             alarm.cancel()
             maven.kill()  # nothing when it has ended; when we were interrupted, it must
     return None if too_slow.is_set() else maven.returncode, "\n".join(tail)
-
-
-def _say(text: str) -> None:
-    print(f"devstack: {text}", file=sys.stderr, flush=True)

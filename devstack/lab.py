@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from devstack.faults import Fault, FaultMachine
 from devstack.keeper import Keeper
 from devstack.ledger import Books, Ledger
 from devstack.load import SEEDS, Load
-from devstack.local import LocalStack
+from devstack.local import LocalStack, forget_data
 from devstack.machine import free_port_block
 from devstack.proxy import TcpProxy, proxied, through
 from devstack.server import Server
@@ -75,7 +74,8 @@ class Lab:
             broker_properties=more,
         )
         self._account_module = "devstack.hurried" if impatient else "demo_account_service"
-        self.stack = LocalStack(_emptied(settings))
+        forget_data(settings)
+        self.stack = LocalStack(settings)
         self.lines: dict[str, TcpProxy] = {}
         self.keepers: dict[str, Keeper] = {}
         self.accounts: list[DemoService] = []
@@ -226,12 +226,3 @@ class Lab:
         """Read the logs of all lives of all services."""
         services = {service.name for service in (*self.accounts, *self.points)}
         return Evidence(log for name in services for log in self.keepers[name].logs)
-
-
-def _emptied(settings: StackSettings) -> StackSettings:
-    """Remove what an earlier lab left in the folder; one that runs there is an error."""
-    if (settings.folder / "ports.json").exists():
-        for server in LocalStack(settings).servers:
-            server.require_stopped()
-        shutil.rmtree(settings.folder)
-    return settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from devstack.services import ACCOUNT_DATABASE, POINTS_DATABASE
@@ -41,6 +41,7 @@ class Books:
         entries: by transfer id.
         points: by user.
         twice: transfers with more than one entry; the service's own key forbids them, the fault lab drops it.
+        parked: what the points service could not handle: no points until a person replays it.
     """
 
     balances: dict[str, int]
@@ -48,6 +49,7 @@ class Books:
     entries: dict[str, Entry]
     points: dict[str, int]
     twice: frozenset[str] = frozenset()
+    parked: frozenset[str] = frozenset()
 
     @property
     def total(self) -> int:
@@ -58,6 +60,15 @@ class Books:
     def missing(self) -> set[str]:
         """Return the committed transfers that earned nothing (yet)."""
         return self.transfers.keys() - self.entries.keys()
+
+    @property
+    def awaited(self) -> set[str]:
+        """Return the committed transfers whose points can still come by themselves."""
+        return self.missing - self.parked
+
+    def without(self, ids: set[str]) -> Books:
+        """Return the books as if these transfers, which earned nothing, had not been made."""
+        return replace(self, transfers={id_: t for id_, t in self.transfers.items() if id_ not in ids})
 
     @property
     def extra(self) -> set[str]:
@@ -118,12 +129,14 @@ class Ledger:
                 entries[transfer_id] = Entry(*entry)
             txn.execute("SELECT user_id, points FROM points_balance")
             points = dict(txn.fetchall())
+            txn.execute("SELECT message_key FROM rmq_txn_parked WHERE state > 0 AND message_key IS NOT NULL")
+            parked = frozenset(key.decode() for (key,) in txn.fetchall())
         with self._account.transaction() as txn:
             txn.execute("SELECT transfer_id, payer, amount, txn_id FROM transfer")
             transfers = {row[0]: Transfer(*row[1:]) for row in txn.fetchall()}
             txn.execute("SELECT user_id, balance FROM account")
             balances = dict(txn.fetchall())
-        return Books(balances, transfers, entries, points, frozenset(twice))
+        return Books(balances, transfers, entries, points, frozenset(twice), parked)
 
     def close(self) -> None:
         """Close the connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,11 +22,14 @@ from devstack.settings import StackPorts, StackSettings
 
 # Beside their heaps: class data, threads and buffers of two JVMs, and the database.
 _MEMORY_BESIDE_HEAPS_MB = 600
+_PORTS_FILE = "ports.json"
 
 
 class LocalStack:
     """
-    RocketMQ and a database as processes of this machine, listening on 127.0.0.1.
+    RocketMQ and a database as processes of this machine, listening on 127.0.0.1 where they can.
+
+    Not bound to it are the `open_ports`: RocketMQ has no setting for them.
 
     As a context manager it starts all servers and stops them at the end; they also end when this
     process ends in any other way. Data and ports stay in the folder: the next start finds them.
@@ -37,7 +41,7 @@ class LocalStack:
 
     def __init__(self, settings: StackSettings, *, outlives_starter: bool = False) -> None:
         self.settings = settings
-        self._ports_file = settings.folder / "ports.json"
+        self._ports_file = settings.folder / _PORTS_FILE
         self.ports = settings.ports or self._remembered_ports() or StackPorts.choose()
         self._name_server = NameServer(settings, self.ports)
         self._broker = Broker(settings, self.ports)
@@ -63,8 +67,15 @@ class LocalStack:
 
     @property
     def proxy_address(self) -> str:
-        """Return "127.0.0.1:port" of the proxy for gRPC clients."""
+        """Return "127.0.0.1:port" of the proxy for gRPC clients; StackError when there is none."""
+        if not self.settings.proxy:
+            raise StackError("this stack runs without RocketMQ's proxy: StackSettings(proxy=True)")
         return self._broker.proxy_address
+
+    @property
+    def open_ports(self) -> tuple[int, ...]:
+        """Return the ports that are open on every address of this machine."""
+        return self._broker.open_ports
 
     def database_url(self, name: str) -> str:
         """
@@ -97,7 +108,7 @@ class LocalStack:
                 server.require_stopped()
             require_disk(folder)
             require_memory(heaps_mb + _MEMORY_BESIDE_HEAPS_MB)
-            write_atomically(self._ports_file, json.dumps(asdict(self.ports), indent=2) + "\n")
+            self.remember_ports()
             try:
                 self.namesrv.start(wait=False)
                 self.database.start(wait=False)
@@ -144,6 +155,10 @@ class LocalStack:
         """Stop all servers; see close."""
         self.close()
 
+    def remember_ports(self) -> None:
+        """Write the ports down for the next start: from now on the folder is this stack's."""
+        write_atomically(self._ports_file, json.dumps(asdict(self.ports), indent=2) + "\n")
+
     def _remembered_ports(self) -> StackPorts | None:
         try:
             return StackPorts(**json.loads(self._ports_file.read_text()))
@@ -165,3 +180,11 @@ class LocalStack:
                     f"or use another folder"
                 ) from exc
             yield
+
+
+def forget_data(settings: StackSettings) -> None:
+    """Remove what an earlier stack left in the folder of these settings; StackError when one runs there."""
+    if (settings.folder / _PORTS_FILE).exists():
+        for server in LocalStack(settings).servers:
+            server.require_stopped()
+        shutil.rmtree(settings.folder)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import random
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from devstack.errors import StackError
@@ -22,6 +23,7 @@ _BLOCK_ATTEMPTS = 200
 # The broker refuses messages above 90 % and clamps higher settings (DefaultMessageStore.java).
 _BROKER_MAX_DISK_USED = 0.90
 _NEEDED_DISK_MB = 1024
+_LISTENS = "0A"  # the state of a socket in /proc/net/tcp
 
 
 def port_is_free(port: int, host: str = "0.0.0.0") -> bool:
@@ -54,13 +56,42 @@ def free_port_block() -> int:
     blocks = range(_FIRST_PORT, _LAST_PORT, PORT_BLOCK)
     for _ in range(_BLOCK_ATTEMPTS):
         first = random.choice(blocks)  # at random: stacks that start together must not meet
-        # On every address: RocketMQ's proxy can't be told to listen on 127.0.0.1 only.
+        # On every address: RocketMQ can't be told to open all of its ports on 127.0.0.1 only.
         if all(port_is_free(port) for port in range(first, first + PORT_BLOCK)):
             return first
     raise StackError(
         f"no {PORT_BLOCK} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}, "
         f"stop other stacks or give the ports"
     )
+
+
+def ports_open_to_others(pid: int) -> set[int]:
+    """Return the ports on which a process of ours listens beyond loopback, as the kernel sees it."""
+    sockets = {f"socket:[{inode}]": port for inode, port in _listeners(pid)}
+    held = {_link(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    return {port for name, port in sockets.items() if name in held}
+
+
+def _listeners(pid: int) -> Iterator[tuple[str, int]]:
+    """Yield inode and port of each socket of the process's network that listens beyond loopback."""
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] != _LISTENS:
+                continue
+            address, port = fields[1].split(":")
+            words = (bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8))
+            ip = ipaddress.ip_address(b"".join(words))
+            mapped = getattr(ip, "ipv4_mapped", None)  # as Java listens
+            if not (mapped or ip).is_loopback:
+                yield fields[9], int(port, 16)
+
+
+def _link(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:  # closed meanwhile
+        return ""
 
 
 def require_memory(needed_mb: int) -> None:
@@ -91,16 +122,18 @@ def require_disk(folder: Path) -> None:
         )
 
 
-def run_to_its_end(command: list[str], timeout_seconds: float) -> subprocess.CompletedProcess[str]:
+def run_to_its_end(
+    command: list[str], timeout_seconds: float, *, standard_input: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """
-    Run a program without input; what it says on either stream is in `stdout`.
+    Run a program, by default without input; what it says on either stream is in `stdout`.
 
     Raises:
         subprocess.TimeoutExpired: it was killed, it took too long.
     """
     return subprocess.run(
         command,
-        stdin=subprocess.DEVNULL,
+        input=standard_input or "",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

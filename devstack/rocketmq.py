@@ -137,7 +137,10 @@ class NameServer(_JavaServer):
 
 class Broker(_JavaServer):
     """
-    The broker with the proxy around it in one process ("local" mode).
+    The broker; with the setting `proxy` the proxy is around it in one process ("local" mode).
+
+    It listens on HOST, but RocketMQ opens some ports on every address of the machine and has no setting
+    for that: the one for replicas, and those of the proxy. See `open_ports`.
 
     Args:
         settings: see StackSettings.
@@ -145,23 +148,28 @@ class Broker(_JavaServer):
         number: 2 and more: another master of the same cluster, with a store of its own.
     """
 
-    logging = "rmq.proxy.logback.xml"  # contains the broker's
-
     def __init__(self, settings: StackSettings, ports: StackPorts, *, number: int = 1) -> None:
-        own_ports = (*ports.broker_ports, ports.proxy_grpc, ports.proxy_remoting)
+        self.open_ports: tuple[int, ...] = (ports.replicas,)
+        logs = ["broker"]
+        self.logging = "rmq.broker.logback.xml"
+        if settings.proxy:
+            self.open_ports += (ports.proxy_grpc, ports.proxy_remoting)
+            logs.append("proxy")
+            self.logging = "rmq.proxy.logback.xml"  # contains the broker's
+        own_ports = (*ports.broker_ports, *self.open_ports[1:])
         suffix = "" if number == 1 else f"-{number}"
         super().__init__(f"broker{suffix}", settings, own_ports, settings.broker_heap_mb, direct_mb=256)
         self.address = f"{HOST}:{ports.broker}"
         self._advertised_address = f"{settings.advertised_host}:{ports.broker}"
         self._broker_name = f"{BROKER_NAME}{suffix}"
         self.proxy_address = f"{HOST}:{ports.proxy_grpc}"
-        self.more_logs: tuple[Path, ...] = (self._rocketmq_log("broker"), self._rocketmq_log("proxy"))
+        self.more_logs: tuple[Path, ...] = tuple(map(self._rocketmq_log, logs))
         self._stack_ports = ports
         self._name_server_address = f"{HOST}:{ports.name_server}"
         self._proxy_remoting_address = f"{HOST}:{ports.proxy_remoting}"
 
     def prepare(self) -> None:
-        """Write the configuration of broker and proxy."""
+        """Write the configuration of the broker, and of the proxy if there is one."""
         settings = self._settings
         store = self._home / "store"
         # The broker fails with a NullPointerException when it can't make these itself.
@@ -173,8 +181,9 @@ class Broker(_JavaServer):
             **settings.broker_properties,
         }
         self._write_properties("broker.conf", properties)
-        proxy = self.proxy_settings(name_server=self._name_server_address)
-        (self._conf / "proxy.json").write_text(json.dumps(proxy, indent=2) + "\n")
+        if settings.proxy:
+            proxy = self.proxy_settings(name_server=self._name_server_address)
+            (self._conf / "proxy.json").write_text(json.dumps(proxy, indent=2) + "\n")
 
     def properties(self, *, name_server: str, store: str) -> dict[str, str]:
         """Return the lines of broker.conf that are the same in every place; both as the broker sees them."""
@@ -209,16 +218,19 @@ class Broker(_JavaServer):
 
     def command(self) -> list[str]:
         """Return the command line."""
+        configuration = str(self._conf / "broker.conf")
+        if not self._settings.proxy:
+            return self._java("org.apache.rocketmq.broker.BrokerStartup", "-c", configuration)
         return self._java(
             "org.apache.rocketmq.proxy.ProxyStartup",
             *("-pm", "local"),
-            *("-bc", str(self._conf / "broker.conf")),
+            *("-bc", configuration),
             *("-pc", str(self._conf / "proxy.json")),
         )
 
     def probe(self) -> None:
         """
-        Create a topic, find its route at name server and proxy, and the gRPC port open.
+        Create a topic and find its route; with a proxy there, too, and the gRPC port open.
 
         After a restart the topic exists, so its route proves that the broker has registered all
         its topics. That takes 10 s more when its first attempt came before its connection to the
@@ -226,12 +238,13 @@ class Broker(_JavaServer):
         """
         try:
             self._client(self.address).create_topic(READY_TOPIC, queues=1)
-            for address in (self._name_server_address, self._proxy_remoting_address):
+            proxies = [self._proxy_remoting_address] if self._settings.proxy else []
+            for address in (self._name_server_address, *proxies):
                 route = self._client(address).topic_route(READY_TOPIC)
                 if not route.brokers:
                     raise NotReadyError(f"{address} has a route without a broker")
-            with socket.create_connection((HOST, self._stack_ports.proxy_grpc), _PROBE_SECONDS):
-                pass
+            if self._settings.proxy:
+                socket.create_connection((HOST, self._stack_ports.proxy_grpc), _PROBE_SECONDS).close()
         except (BrokerUnavailableError, RemotingError, OSError) as exc:
             raise NotReadyError(str(exc)) from exc
 

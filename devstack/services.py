@@ -97,7 +97,7 @@ class DemoService(Server):
 class _ServiceProgram:
     """See ServerProgram."""
 
-    ready_seconds = 40.0
+    ready_seconds = 120.0  # beside other work; a start takes a second or two
     stop_seconds = 10.0
     more_logs: tuple[Path, ...] = ()  # it logs to stderr
 

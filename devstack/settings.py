@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,11 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from devstack import software
 from devstack.machine import free_port_block
 from rmq_txn.testing.broker import SHORT_POLLS
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
 DEFAULT_FOLDER: Final = CHECKOUT / ".devstack" / "stack"
+
+# So that a choice reaches every stack of a test run, those of its child processes included.
+DATABASE_VARIABLE: Final = "DEVSTACK_DATABASE"
 
 # Level 3 is the first redelivery of a message that a consumer refused, level 4 the second, …
 _FAST_DELAY_LEVELS: Final = "1s 1s 1s 1s 2s 2s 2s 3s 3s 3s 3s 3s 3s 3s 3s 3s 3s 3s"
@@ -59,7 +64,12 @@ class StackPorts:
     @property
     def broker_ports(self) -> tuple[int, int, int]:
         """Return the three ports that the broker listens on."""
-        return self.broker - 2, self.broker, self.broker + 1
+        return self.broker - 2, self.broker, self.replicas
+
+    @property
+    def replicas(self) -> int:
+        """Return the broker's port for replicas (HA), which nobody uses here and RocketMQ always opens."""
+        return self.broker + 1
 
     @classmethod
     def choose(cls) -> StackPorts:
@@ -83,27 +93,33 @@ class StackSettings:
         folder: all data, configuration, logs and pid files; made if missing, one stack a folder.
         ports: None: free ones are chosen at the first start and kept in the folder.
         rocketmq_version: any 5.x of Maven Central that has the proxy.
+        proxy: run RocketMQ's proxy, for gRPC clients, around the broker. Its ports are open on every
+            address of the machine: RocketMQ has no setting for that.
         transaction_timeout_seconds: age of a half message when the broker asks about it first.
         transaction_check_interval_seconds: pause between two rounds of such questions.
         transaction_check_max: questions about a half message until the broker gives it up.
         advertised_host: where clients are told to find the broker, which listens on 127.0.0.1; another
             loopback address, such as 127.0.0.2, leaves its port there to a proxy in between.
         broker_properties: more lines for the broker's configuration; they win over ours.
+        database: "installed" (MariaDB of this machine, else its MySQL), "mysql" or "mariadb-11", see
+            devstack.software; default: the environment's DEVSTACK_DATABASE, else "installed".
         database_options: more options of the database server, "innodb_lock_wait_timeout": "5".
         name_server_heap_mb: heap of the name server, 64 or more.
-        broker_heap_mb: heap of the process with broker and proxy, 256 or more.
+        broker_heap_mb: heap of the process of the broker, 256 or more.
         credentials: user and secret with which the stack asks a broker that enforces access control.
-        cache_folder: where the jars of RocketMQ are kept for all stacks.
+        cache_folder: where what was fetched is kept for all stacks: jars of RocketMQ, database servers.
     """
 
     folder: Path = DEFAULT_FOLDER
     ports: StackPorts | None = None
     rocketmq_version: str = "5.4.0"
+    proxy: bool = False
     transaction_timeout_seconds: float = 6.0
     transaction_check_interval_seconds: float = 30.0
     transaction_check_max: int = 15
     advertised_host: str = "127.0.0.1"
     broker_properties: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    database: str = field(default_factory=lambda: os.environ.get(DATABASE_VARIABLE, software.INSTALLED))
     database_options: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     name_server_heap_mb: int = 128
     broker_heap_mb: int = 512
@@ -117,6 +133,11 @@ class StackSettings:
         if not re.fullmatch(r"5\.\d+\.\d+", self.rocketmq_version):
             raise ValueError(
                 f"rocketmq_version is {self.rocketmq_version!r}, allowed is 5.x.y, such as '5.4.0'"
+            )
+        if self.database not in software.DATABASES:
+            raise ValueError(
+                f"database is {self.database!r} (of {DATABASE_VARIABLE}, if not given), allowed is one of "
+                f"{', '.join(software.DATABASES)}"
             )
         for name, least in (
             ("transaction_timeout_seconds", 0.001),

@@ -52,7 +52,7 @@ class ServerHandle(Protocol):
 
 @runtime_checkable
 class Stack(Protocol):
-    """A name server, a broker with its proxy, and a database."""
+    """A name server, a broker, with a proxy if asked for, and a database."""
 
     @property
     def name_server(self) -> str:
@@ -64,7 +64,7 @@ class Stack(Protocol):
 
     @property
     def proxy_address(self) -> str:
-        """Return "host:port" for gRPC clients."""
+        """Return "host:port" for gRPC clients; StackError when it runs without a proxy."""
 
     @property
     def namesrv(self) -> ServerHandle:
@@ -72,7 +72,7 @@ class Stack(Protocol):
 
     @property
     def broker(self) -> ServerHandle:
-        """Return the handle of the process with broker and proxy."""
+        """Return the handle of the broker, which contains the proxy if there is one."""
 
     @property
     def database(self) -> ServerHandle:

@@ -20,6 +20,7 @@ from rmq_txn.errors import (
     LocalTimeoutError,
     TransactionLostError,
 )
+from rmq_txn.identity import Owner
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message
 from rmq_txn.session import Session, SessionState
@@ -53,7 +54,7 @@ class Commitment:
         self,
         client: ProducerTransport,
         oracle: Oracle,
-        owner: str,
+        owner: Owner,
         txn_id: str,
         messages: Sequence[Message],
         session: Session | None = None,
@@ -63,7 +64,12 @@ class Commitment:
         self._oracle = oracle
         self._txn_id = txn_id
         self._outbound = [
-            message.outbound(txn_id=txn_id, position=position, owner=owner)
+            message.outbound(
+                txn_id=txn_id,
+                position=position,
+                owner=owner.name,
+                stamp=owner.stamp(txn_id, position),
+            )
             for position, message in enumerate(messages)
         ]
         self._message_ids = [""] * len(messages)
@@ -154,6 +160,7 @@ class Commitment:
             session.rollback()
             verdict = self._resolve_lost_commit(error, session)
         else:
+            self._failure = error = session.outcome_of(error)
             confirmed = session.rollback()
             if isinstance(error, TransactionLostError) and self._outbound:
                 # Some of it may be durable; then the row decides, never we.
@@ -171,7 +178,7 @@ class Commitment:
         if self._outbound:
             left = session.committing_since + _RESOLVED_AFTER_COMMIT_SECONDS - time.monotonic()
             seconds = max(_LEAST_RESOLVE_SECONDS, min(_RESOLVE_SECONDS, left))
-            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.connection_id, seconds)
+            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.server_thread, seconds)
         else:
             verdict = Verdict.UNKNOWN  # published nothing, wrote no row: there is no evidence
         if not isinstance(error, Exception):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import MutableMapping
 from typing import Any, cast
 
@@ -46,7 +47,44 @@ def _to_stdlib(
 def _plain(value: object) -> object:
     if isinstance(value, (int, float, type(None))):
         return value
-    return " ".join(str(value).splitlines())  # every kind of line break, so that a record is one line
+    return one_line(str(value))
+
+
+def one_line(text: str) -> str:
+    """
+    Return a text from anywhere as one line that a terminal shows and does not obey.
+
+    Line breaks of every kind become spaces. Control characters, marks that turn the direction of
+    what follows, and halves of surrogate pairs become escapes such as `\\x1b`: they would hide or
+    forge what stands beside them, or make a terminal do things.
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_visible, " ".join(text.splitlines())))
+
+
+def lines(text: str) -> str:
+    """Return a text of several lines, each as `one_line` does."""
+    return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Cn", "Co")
+    return character.encode("unicode_escape").decode() if hidden else character
+
+
+class _LineFormatter(logging.Formatter):
+    """What handlers and drivers raise is in tracebacks, which no field of ours holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return lines(super().format(record))
+
+
+def log_to_stderr() -> None:
+    """Write the log of this process, a program of ours, to stderr; unless it has handlers already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def unpack_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -77,3 +115,12 @@ def get_logger(module: str) -> structlog.stdlib.BoundLogger:
     )
     # Bound once: the lazy proxy would assemble a logger for each line, the suppressed ones included.
     return cast(structlog.stdlib.BoundLogger, logger.bind())
+
+
+def describe(error: BaseException) -> str:
+    """Return kind and text of an error, also of one whose text can't be made: it is counted all the same."""
+    try:
+        text = str(error)
+    except BaseException as problem:  # noqa: BLE001 - of business code, like the error itself
+        text = f"its text can't be made: {type(problem).__name__}"
+    return f"{type(error).__name__}: {text}"

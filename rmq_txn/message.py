@@ -13,8 +13,12 @@ from rmq_txn.identity import (
     PROPERTY_NAMES,
     PROPERTY_OWNER,
     PROPERTY_POSITION,
+    PROPERTY_STAMP,
     PROPERTY_TXN_ID,
     dedup_key,
+    foreign_dedup_key,
+    former_dedup_key,
+    is_owner,
     is_position,
     is_txn_id,
 )
@@ -24,12 +28,54 @@ JSON: TypeAlias = "Mapping[str, JSON] | list[JSON] | tuple[JSON, ...] | str | in
 MAX_BODY_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """The broker's default `maxMessageSize` is 4 MiB for body, properties and frame together."""
 MAX_PROPERTIES_BYTES = 24_000
-"""Names and values together. The broker stores at most 32,767, some of them its own."""
+"""
+As stored: each name twice, since a list of the names goes with them, the values, and the marks between.
+The broker stores at most 32,767, some of them its own, and refuses the message otherwise.
+"""
+_PROPERTY_MARKS = 3
 MAX_TOPIC_CHARACTERS = 127
 """The native decoder reads the length as a signed byte (docs/hazards.md, D)."""
 MAX_GROUP_CHARACTERS = 120
 """`%RETRY%` and the group name together must fit a topic."""
 MAX_KEY_CHARACTERS = 255
+SCOUT_GROUP = "rmq_txn_scout"
+"""The producer group of what meets the brokers before each producer does; docs/decisions/0043."""
+
+# Of RocketMQ's servers, tools and clients (MixAll, TopicValidator), or of this package.
+_RESERVED_GROUPS = frozenset(
+    [
+        "DEFAULT_PRODUCER",
+        "DEFAULT_CONSUMER",
+        "CLIENT_INNER_PRODUCER",
+        "TOOLS_CONSUMER",
+        "SCHEDULE_CONSUMER",
+        "FILTERSRV_CONSUMER",
+        "__MONITOR_CONSUMER",
+        "SELF_TEST_P_GROUP",
+        "SELF_TEST_C_GROUP",
+        "CID_ONS-HTTP-PROXY",
+        "CID_ONSAPI_OWNER",
+        "CID_ONSAPI_PULL",
+        "CID_ONSAPI_PERMISSION",
+        "CID_SYS_RMQ_TRANS",
+    ]
+) | {SCOUT_GROUP}
+_RESERVED_GROUP_PREFIXES = ("CID_RMQ_SYS_", "_INNER_TRACE_PRODUCER")
+_RESERVED_TOPICS = frozenset(
+    [
+        "TBW102",
+        "SCHEDULE_TOPIC_XXXX",
+        "BenchmarkTest",
+        "RMQ_SYS_TRANS_HALF_TOPIC",
+        "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+        "RMQ_SYS_TRACE_TOPIC",
+        "TRANS_CHECK_MAX_TIME_TOPIC",
+        "SELF_TEST_TOPIC",
+        "OFFSET_MOVED_EVENT",
+        "CHECKPOINT_TOPIC",
+    ]
+)
+_RESERVED_TOPIC_PREFIXES = ("rmq_sys_", "RMQ_SYS_")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 # The client writes properties as name \x01 value \x02, ends strings at \x00 (docs/hazards.md, D).
@@ -48,12 +94,20 @@ _RESERVED = frozenset(_RESERVED_NAMES.split())
 
 def check_topic(topic: object) -> str:
     """Return `topic` if a broker and every client can carry it."""
-    return _check_name("topic", topic, MAX_TOPIC_CHARACTERS)
+    name = _check_name("topic", topic, MAX_TOPIC_CHARACTERS)
+    if name in _RESERVED_TOPICS or name.startswith(_RESERVED_TOPIC_PREFIXES):
+        raise InvalidMessageError(f"topic {name!r} is one of RocketMQ's own, choose another name")
+    return name
 
 
 def check_group(group: object) -> str:
     """Return `group` if a broker and every client can carry it."""
-    return _check_name("group", group, MAX_GROUP_CHARACTERS)
+    name = _check_name("group", group, MAX_GROUP_CHARACTERS)
+    if name in _RESERVED_GROUPS or name.startswith(_RESERVED_GROUP_PREFIXES):
+        raise InvalidMessageError(
+            f"group {name!r} is used by RocketMQ or by this package itself, choose another name"
+        )
+    return name
 
 
 def _check_name(what: str, name: object, limit: int) -> str:
@@ -113,10 +167,11 @@ def _check_properties(properties: object) -> dict[str, str]:
                 " (delay levels and timers make a transactional message vanish)"
             )
         _check_text(f"property {name!r}", value, MAX_PROPERTIES_BYTES)
-        size += len(name.encode()) + len(value.encode())
+        size += 2 * len(name.encode()) + len(value.encode()) + _PROPERTY_MARKS
     if size > MAX_PROPERTIES_BYTES:
         raise InvalidMessageError(
-            f"properties are {size} bytes together, the limit is {MAX_PROPERTIES_BYTES}"
+            f"properties are {size} bytes together (names count twice, and {_PROPERTY_MARKS} more for each), "
+            f"the limit is {MAX_PROPERTIES_BYTES}"
         )
     return dict(properties)
 
@@ -159,7 +214,7 @@ class Message:
         body: a mapping, sent as JSON in UTF-8, or bytes, sent as they are. 1 byte to 4 MiB - 64 KiB.
         key: business key (`KEYS`), an index for people who search; never used to find duplicates.
         tag: what consumers can subscribe to inside a topic.
-        properties: text to text, visible to consumers; 24,000 bytes together.
+        properties: text to text, visible to consumers; 24,000 bytes together, names counted twice.
 
     Raises:
         InvalidMessageError: something a client or the broker would refuse, cut or lose silently.
@@ -181,9 +236,11 @@ class Message:
         object.__setattr__(self, "properties", _check_properties(self.properties))
         object.__setattr__(self, "encoded", _encode(self.body))
 
-    def outbound(self, *, txn_id: str, position: int, owner: str) -> Outbound:
-        """Add the properties of this package: transaction, position in it (from 0), owner."""
+    def outbound(self, *, txn_id: str, position: int, owner: str, stamp: str = "") -> Outbound:
+        """Add the properties of this package: transaction, position in it (from 0), owner, its stamp."""
         own = {PROPERTY_TXN_ID: txn_id, PROPERTY_POSITION: str(position), PROPERTY_OWNER: owner}
+        if stamp:
+            own[PROPERTY_STAMP] = stamp
         if self.properties:
             own[PROPERTY_NAMES] = ",".join(self.properties)
         return Outbound(
@@ -224,6 +281,8 @@ class Delivery:
     """How often the broker gave this message back; closing consumers and rebalancing count too."""
     born_milliseconds: int = 0
     """Unix milliseconds by the producer's clock when the message was sent."""
+    stored_milliseconds: int = 0
+    """Unix milliseconds by the broker's clock when this delivery was stored; 0: the transport can't say."""
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The properties of this package, and whichever of the user's the transport can read."""
 
@@ -248,9 +307,18 @@ class Delivery:
         """
         What makes two deliveries the same message.
 
-        Ours: transaction and position. Other clients': topic and unique key. Never `key`, which is
-        a business index: `order-1` created and `order-1` paid are two messages.
+        Ours: transaction, position in it, topic and owner. Other clients': topic and unique key. Never
+        `key`, which is a business index: `order-1` created and `order-1` paid are two messages. What an
+        operator sends again to the same topic, properties and all, is the same message.
         """
-        if self.txn_id is not None:
-            return dedup_key(self.txn_id, int(self.properties[PROPERTY_POSITION]))
-        return f"{self.topic}/{self.message_id}"
+        owner = self.properties.get(PROPERTY_OWNER, "")
+        if self.txn_id is None or not is_owner(owner):
+            return foreign_dedup_key(self.topic, self.message_id)
+        return dedup_key(self.txn_id, int(self.properties[PROPERTY_POSITION]), self.topic, owner)
+
+    @property
+    def former_dedup_key(self) -> str | None:
+        """What `dedup_key` was in version 2 of our tables; None where that has not changed."""
+        if self.txn_id is None:
+            return None
+        return former_dedup_key(self.txn_id, int(self.properties[PROPERTY_POSITION]))

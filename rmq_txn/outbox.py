@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pymysql
 
@@ -38,7 +38,7 @@ class OutboxRow:
     key: bytes | None
     tag: bytes | None
     properties: bytes
-    body: bytes
+    body: bytes = field(repr=False)
 
     def outbound(self) -> Outbound:
         """
@@ -110,9 +110,7 @@ class Outbox:
 
         The server lets go of it when this connection ends, however that happens.
         """
-        with self._session() as session:
-            # Else a DELETE locks the gap behind its rows, where others insert theirs.
-            session.execute(STATEMENTS["read_committed"])
+        with self.session() as session:
             name = f"rmq_txn_outbox:{database_id}"
             session.execute(STATEMENTS["elect_relay"], (name, name))
             row = session.cursor.fetchone()
@@ -120,7 +118,7 @@ class Outbox:
 
     def overdue(self, age_seconds: float, limit: int) -> list[OutboxRow]:
         """Return the oldest rows of at least this age that may be published again now."""
-        with self._session() as session:
+        with self.session() as session:
             session.execute(STATEMENTS["read_overdue_rows"], (age_seconds, limit))
             return [
                 OutboxRow(
@@ -136,7 +134,7 @@ class Outbox:
 
     def note(self, attempts: Sequence[Attempt]) -> None:
         """Write down how publishing again went, so that another relay can go on from there."""
-        with self._session() as session:
+        with self.session() as session:
             session.executemany(
                 STATEMENTS["note_attempt"],
                 [(a.failed, a.retry_seconds, a.row.txn_id, a.row.position) for a in attempts],
@@ -144,27 +142,27 @@ class Outbox:
 
     def delete_rows(self, rows: Iterable[OutboxRow]) -> None:
         """Delete what was published again."""
-        with self._session() as session:
+        with self.session() as session:
             keys = [(row.txn_id, row.position) for row in rows]
             session.executemany(STATEMENTS["delete_outbox_row"], keys)
 
     def delete_transactions(self, txn_ids: Sequence[str]) -> None:
         """Delete all rows of these transactions, in batches."""
         for start in range(0, len(txn_ids), _DELETE_BATCH):
-            with self._session() as session:
+            with self.session() as session:
                 batch = txn_ids[start : start + _DELETE_BATCH]
                 session.execute(STATEMENTS["delete_outbox_transactions"], (batch,))
 
     def count(self) -> OutboxCount:
         """Count all rows."""
-        with self._session() as session:
+        with self.session() as session:
             session.execute(STATEMENTS["count_outbox"])
             ((rows, oldest),) = session.cursor.fetchall()
             return OutboxCount(rows, float(oldest or 0))
 
     def count_by_topic(self) -> list[OutboxCount]:
         """Count the rows of each topic; reads the whole table."""
-        with self._session() as session:
+        with self.session() as session:
             session.execute(STATEMENTS["count_outbox_by_topic"])
             return [
                 OutboxCount(rows, float(oldest), topic.decode("ascii", "replace"))
@@ -176,7 +174,8 @@ class Outbox:
         self._pool.close()
 
     @contextmanager
-    def _session(self) -> Iterator[Session]:
+    def session(self) -> Iterator[Session]:
+        """Lend the connection for one transaction; COMMIT at the end of the block, else ROLLBACK."""
         session = Session(self._pool, "outbox", guarded=False)
         try:
             yield session

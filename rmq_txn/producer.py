@@ -8,7 +8,6 @@ Start with `transaction` (form A) or `send_in_transaction` (form B); the protoco
 from __future__ import annotations
 
 import contextvars
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,15 +16,16 @@ import structlog
 
 from rmq_txn import schema, txlog
 from rmq_txn.checkback import Oracle
+from rmq_txn.clock import DatabaseClock
 from rmq_txn.commitment import Commitment
 from rmq_txn.database import Database
+from rmq_txn.deferred import refuse_deferred, refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
-from rmq_txn.identity import new_txn_id, owner_of, retention_seconds
+from rmq_txn.identity import Owner, owner_of, retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.receipt import PublishingTransaction, Receipt
-from rmq_txn.registration import start_registered
 from rmq_txn.session import Session
 from rmq_txn.transaction import Transaction
 from rmq_txn.transport import ProducerTransport, Transport
@@ -89,12 +89,17 @@ class TransactionProducer:
         self._oracle: Oracle
         self._client: ProducerTransport
         self._upkeep: Upkeep
-        self._owner: str
+        self._owner: Owner
 
     @property
     def state(self) -> State:
         """Where in its life this producer is; RUNNING means registered with its brokers."""
         return self._lifecycle.state
+
+    @property
+    def group(self) -> str:
+        """The producer group."""
+        return self._group
 
     @property
     def database(self) -> Database:
@@ -114,16 +119,25 @@ class TransactionProducer:
         self._lifecycle.start(self._start, undo=self._close_client)
 
     def _start(self) -> None:
-        database_id = schema.check(self._database).database_id
-        self._owner = owner_of(self._group, database_id)
-        self._oracle = Oracle(self._database, self._owner, self._retention_seconds)
-        self._client = start_registered(
-            self._broker, self._group, self._topics, self._oracle, self._close_timeout_seconds
-        )
+        identity = schema.check(self._database)
+        self._owner = Owner(owner_of(self._group, identity.database_id), identity.secret)
+        clock = DatabaseClock()
         self._upkeep = Upkeep(
-            self._database, database_id, self._client, self._oracle, self._topics, *self._outbox_times
+            self._database, identity.database_id, self._group, self._topics, clock, *self._outbox_times
         )
-        self._upkeep.start()
+        self._oracle = Oracle(
+            self._database,
+            self._owner,
+            self._retention_seconds,
+            clock=clock,
+            disturb=self._upkeep.disturb,
+            unstamped_until=(identity.upgraded_at or 0.0) + self._retention_seconds,
+        )
+        self._client = self._broker.producer(self._group, self._oracle.check)
+        # Before a broker can name it: who is named without a row is taken for a stranger.
+        self._upkeep.announce(self._client.instance)
+        self._client.start(self._topics)
+        self._upkeep.start(self._client, self._oracle)
         log.info("producer started", group=self._group, topics=",".join(self._topics))
 
     def is_registered(self) -> bool:
@@ -194,10 +208,11 @@ class TransactionProducer:
             FencedError: a check-back was faster; nothing committed, safe to retry.
             DatabaseUnavailableError: nothing committed.
             LocalTimeoutError: the transaction took too long; nothing committed.
-            TransactionLostError: the server ended the transaction behind our back.
+            TransactionLostError: the server ended the transaction behind our back; also instead of what the
+                block raises, which is its cause then.
             InDoubtError: COMMIT was sent and nobody can say now what became of it.
             LifecycleError: not running, or inside another transaction of this producer.
-            Whatever the block raises: rolled back, unchanged.
+            Whatever else the block raises: rolled back, unchanged.
         """
         with self._one_transaction("transaction()") as txn_id:
             messages: list[Message] = []
@@ -211,8 +226,11 @@ class TransactionProducer:
                 yield (txn := PublishingTransaction(session, publish))
                 commitment = self._commitment(txn_id, messages, session)
             except BaseException as error:
+                told = session.outcome_of(error)
                 session.rollback()
                 log.info("rolled back by its block, nothing was sent", cause=type(error).__name__)
+                if told is not error:
+                    raise told from error
                 raise
 
             def commit() -> None:
@@ -234,13 +252,13 @@ class TransactionProducer:
 
         Args:
             messages: one or several; all or none are delivered.
-            work: the business SQL; what it returns is `Receipt.value`.
+            work: the business SQL; what it returns is `Receipt.value`. Work that has not run, such as a
+                coroutine or a future, is refused with SettingsError and nothing is committed.
 
         Raises: as `transaction`.
         """
         batch = [messages] if isinstance(messages, Message) else list(messages)
-        if inspect.iscoroutinefunction(work):  # COMMIT would follow without its having run
-            raise SettingsError(f"work is the async function {work.__name__!r}, it must be a plain one")
+        refuse_deferring(work, "work")
         if not batch:
             raise InvalidMessageError("no message given; form B needs at least one")
         for position, message in enumerate(batch):
@@ -254,6 +272,7 @@ class TransactionProducer:
                 # First, so that a check-back meanwhile waits on the row and is told UNKNOWN.
                 txlog.insert(session, LogState.OPEN, commitment.message_ids)
                 value.append(work(Transaction(session)))
+                refuse_deferred(value[0], "work")
                 txlog.mark_committed(session)
                 commitment.commit(session, self._database.local_timeout_seconds)
 
@@ -288,7 +307,7 @@ class TransactionProducer:
             raise LifecycleError(
                 f"{call} inside transaction {outer} of the same producer; publish in the outer one"
             )
-        txn_id = new_txn_id()
+        txn_id = self._oracle.new_txn_id()
         try:
             self._inside.set(txn_id)
             with self._in_flight.one(), structlog.contextvars.bound_contextvars(txn_id=txn_id):

@@ -140,7 +140,7 @@ class Relay:
 
     def _delete_settled(self) -> None:
         now = self._undisturbed.now()
-        since = self._undisturbed.tick()
+        since = self._undisturbed.tick_own()
         while self._published and now - self._published[0].at > self._settle_seconds:
             page = self._published.popleft()
             if page.at > since:

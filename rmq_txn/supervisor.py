@@ -71,7 +71,7 @@ class Supervisor:
     Runs children until it is told to stop. One thread; `stop` and `restart` fit signal handlers.
 
     Args:
-        spawn: starts a child.
+        spawn: starts a child; an `OSError` of it (no memory, no process, no file left) is retried.
         explain: called in a crash loop, to find the message; returns at once.
         processes: how many children.
         stop_seconds: how long a child that was told to end may take before it is killed.
@@ -138,9 +138,25 @@ class Supervisor:
     def _start_due(self, now: float) -> None:
         for slot in self._slots:
             if slot.child is None and now >= slot.due_at:
-                slot.child = self.spawn()
+                try:
+                    slot.child = self.spawn()
+                except OSError as error:
+                    slot.failures += 1
+                    pause = self._pause(slot.failures)
+                    slot.due_at = now + pause
+                    log.error(
+                        "consumer process can't be started, it will be tried again; the others go on",
+                        process=slot.number,
+                        error=str(error),
+                        next_start_in=round(pause, 1),
+                    )
+                    continue
                 slot.started_at, slot.ready, slot.told_at = now, False, None
                 log.info("consumer process started", process=slot.number, pid=slot.child.pid)
+
+    def _pause(self, failures: float) -> float:
+        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * math.pow(2, min(failures - 1, 30)))
+        return pause * (0.5 + self.chance() / 2)  # so that many supervisors do not come back as one
 
     def _roll(self, now: float) -> None:
         if self._restart:
@@ -188,10 +204,7 @@ class Supervisor:
             return
         slot.failures = 1 if ran >= WELL_SECONDS else slot.failures + 1
         looping = -status in CRASH_SIGNALS and self._is_loop(now)
-        pause = LONGEST_PAUSE_SECONDS
-        if not looping:
-            pause = min(pause, FIRST_PAUSE_SECONDS * 2.0 ** min(slot.failures - 1, 30))
-        pause *= 0.5 + self.chance() / 2  # so that many supervisors do not come back as one
+        pause = self._pause(math.inf if looping else slot.failures)
         slot.due_at = now + pause
         line = line.bind(next_start_in=round(pause, 1))
         if looping:

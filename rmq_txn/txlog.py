@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pymysql
 
 from rmq_txn.errors import FencedError, TransactionLostError
+from rmq_txn.identity import new_txn_id
 from rmq_txn.pool import DUPLICATE_KEY, error_code
 from rmq_txn.session import Session
 from rmq_txn.sql import STATEMENTS
@@ -51,7 +52,9 @@ def insert(session: Session, state: LogState, message_ids: Sequence[str]) -> Non
 
     Raises:
         FencedError: a check-back was faster.
+        pymysql.err.MySQLError: a late error of business code, see `Session.settle`.
     """
+    session.settle()  # its duplicate key is none of ours
     try:
         session.execute(STATEMENTS["insert_log_row"], (session.txn_id, int(state), ",".join(message_ids)))
     except pymysql.err.IntegrityError as error:
@@ -97,3 +100,14 @@ def fence(session: Session) -> LogRow | None:
         state, message_ids = row
         return LogRow(LogState(state), tuple(message_ids.decode("ascii").split(",")))
     return None
+
+
+def probe(session: Session) -> None:
+    """
+    Do what a fence does, and undo it, at the beginning of a transaction: can answers be written?
+
+    Reading proves nothing: a server that was demoted, a table that somebody locked, a missing
+    privilege and a full disk are met by writing only.
+    """
+    session.execute(STATEMENTS["insert_log_row"], (new_txn_id(), int(LogState.ROLLED_BACK), ""))
+    session.execute(STATEMENTS["undo_probe"])

@@ -3,18 +3,20 @@ The rule of undisturbed time: when a process may believe that the broker has the
 
 That a verdict was sent proves nothing, the end of a transaction is one-way. But a broker without the
 verdict asks, again and again, until its check budget is used up. If all that time this process ran,
-was known to the brokers and could look its log rows up, then it was asked and has answered. No I/O
-here; docs/decisions/0012.
+was known to the brokers and could look its log rows up, and so did whoever else of its group the brokers
+ask, then it was asked and has answered. No I/O here; docs/decisions/0012 and 0029.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from rmq_txn.clock import boot_seconds
 from rmq_txn.logs import get_logger
 
 log = get_logger("outbox")
@@ -23,14 +25,9 @@ _SLICE_SECONDS = 1.0
 _TXN_ID_BYTES = 16
 
 
-def boot_seconds() -> float:
-    """Return the monotonic clock that goes on while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class UndisturbedTime:
     """
-    Since when nothing kept this process from being asked and from answering. Thread-safe.
+    Since when nothing kept this process, and its group, from being asked and from answering. Thread-safe.
 
     Args:
         pause_seconds: a longer gap between two ticks means that the process stood still.
@@ -38,6 +35,10 @@ class UndisturbedTime:
         others: whose answers check-back needs.
         now, wall: the clocks. A jump of the wall clock counts as a gap, too: when a virtual machine
             is frozen, its monotonic clock is as well.
+
+    Attributes:
+        disturbances: how often this process itself could not vouch for its answers, by whatever cause.
+        vouched_until: up to here the whole group is known to have answered; see `vouch`.
     """
 
     def __init__(
@@ -53,11 +54,20 @@ class UndisturbedTime:
         self._wall = wall
         self._pause_seconds = pause_seconds
         self._silence_seconds = silence_seconds
+        self._others = others
         self._lock = threading.Lock()
-        self._since = self._ticked = now()
-        self._wall_ticked = wall()
-        self._heard = dict.fromkeys(others, self._since)
+        self.disturbances = 0
+        self.vouched_until = -math.inf
+        self._group_cause = ""
         self._cause: str | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on: nobody ticked before."""
+        with self._lock:
+            self._since = self._own_since = self._ticked = self.now()
+            self._wall_ticked = self._wall()
+            self._heard = dict.fromkeys(self._others, self._since)
 
     def heard(self, who: str) -> None:
         """Take note that one of the others answered."""
@@ -69,21 +79,51 @@ class UndisturbedTime:
         Look at the clocks, once a second and before each decision; return since when all was well.
         """
         with self._lock:
-            now, wall = self.now(), self._wall()
-            cause = None
-            if max(now - self._ticked, wall - self._wall_ticked) > self._pause_seconds:
-                cause = "this process stood still"
-            for who, heard in self._heard.items():
-                if now - heard > self._silence_seconds:
-                    cause = cause or f"no answer of the {who}"
-            self._ticked, self._wall_ticked = now, wall
-            self._note(cause, now)
+            self._look(self.now(), self._wall())
             return self._since
 
+    def tick_own(self) -> float:
+        """As `tick`, without what the rest of the group did: since when brokers could reach this process."""
+        with self._lock:
+            self._look(self.now(), self._wall())
+            return self._own_since
+
+    def _look(self, now: float, wall: float) -> None:
+        cause = None
+        if max(now - self._ticked, wall - self._wall_ticked) > self._pause_seconds:
+            cause = "this process stood still"
+        for who, heard in self._heard.items():
+            if now - heard > self._silence_seconds:
+                cause = cause or f"no answer of the {who}"
+        self._ticked, self._wall_ticked = now, wall
+        if cause is not None:
+            self.disturbances += 1
+            self._own_since = now
+        self._note(cause or self._group_cause or None, now)
+
     def disturb(self, cause: str) -> None:
-        """Begin anew, now."""
+        """Begin anew, now: something of this process's own, which the rest of the group shall know, too."""
+        with self._lock:
+            self.disturbances += 1
+            self._own_since = now = self.now()
+            self._note(cause, now)
+
+    def disturb_by_group(self, cause: str) -> None:
+        """Begin anew, now, because of another process; not passed on, or it would never end."""
         with self._lock:
             self._note(cause, self.now())
+
+    def keep_disturbing_by_group(self, cause: str) -> None:
+        """Let another process disturb from now on, until this is called with an empty cause."""
+        with self._lock:
+            self._group_cause = cause
+            if cause:
+                self._note(cause, self.now())
+
+    def vouch(self, until: float) -> None:
+        """Take note that until then nobody of the group was unwell without this process knowing."""
+        with self._lock:
+            self.vouched_until = until
 
     def _note(self, cause: str | None, now: float) -> None:
         if cause is not None:
@@ -150,6 +190,7 @@ class SentVerdicts:
         with self._lock:
             if not self._slices:
                 return None
+            # Not its age now: who fell ill since the last look at the group is not known yet.
             # The slice takes more transactions for a second after `ended`.
-            age = self._undisturbed.now() - self._slices[0].ended - _SLICE_SECONDS
+            age = self._undisturbed.vouched_until - self._slices[0].ended - _SLICE_SECONDS
             return self._slices.popleft() if age > self._budget_seconds else None

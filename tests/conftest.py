@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 
 from devstack import ContainerStack, LocalStack, Stack, StackError, StackSettings
+from devstack.containers import MYSQL_IMAGE
+from devstack.settings import DATABASE_VARIABLE
+from devstack.software import DATABASES, find
 from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import NativeLibraryError
 from rmq_txn.transport import library
+from tests.kit.bench import Bench
 from tests.kit.desk import Desk
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -35,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the real servers: processes of this machine (default), or containers of your engine",
     )
     parser.addoption(
+        "--database",
+        choices=DATABASES,
+        help="the database server of local stacks: MariaDB, else MySQL of this machine (installed, the "
+        "default), or one that is fetched from Debian's unstable suite",
+    )
+    parser.addoption(
         "--require-servers",
         action="store_true",
         default=bool(os.environ.get("CI")),
@@ -45,6 +55,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="where tests of the demo page keep a picture of each state, for people to look at",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell every stack of this run, those of child processes included, which database it runs."""
+    if config.getoption("--database"):
+        os.environ[DATABASE_VARIABLE] = config.getoption("--database")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Name the database server and its version, which is fetched here if it must be."""
+    if config.getoption("--stack") == "containers":
+        return f"database: {MYSQL_IMAGE} in a container"
+    settings = StackSettings()
+    try:
+        return f"database: {find(settings.database, settings.cache_folder).version()}"
+    except StackError as error:
+        return f"database: {settings.database}, not to be had: {error}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -168,6 +195,14 @@ def desk(stack: Stack, database_url: str, database: Database, topic: str) -> Ite
     desk = Desk(stack, database_url, database, topic)
     with desk.resources:
         yield desk
+
+
+@pytest.fixture
+def bench(database_url: str, database: Database, unique: str) -> Iterator[Bench]:
+    """Return a bench; the consumers it started are closed, last first."""
+    bench = Bench(database_url, database, unique)
+    with bench.resources:
+        yield bench
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,13 @@ TIERS: dict[str, float] = {
     "rmq_txn.verdict": 0,
     "rmq_txn.identity": 1,
     "rmq_txn.logs": 1,
+    "rmq_txn.clock": 1,
     "rmq_txn.lifecycle": 1,
+    "rmq_txn.deferred": 1.1,  # describes errors as the log lines do
     "rmq_txn.message": 1.1,  # checks names against the properties of identity
     "rmq_txn.sql": 2,
-    "rmq_txn.pool": 2,
+    "rmq_txn.connection": 2,
+    "rmq_txn.pool": 2.05,  # lends the connections
     "rmq_txn.session": 2.1,
     "rmq_txn.transaction": 2.2,
     "rmq_txn.database": 2.3,  # makes the transactions
@@ -40,28 +43,34 @@ TIERS: dict[str, float] = {
     "rmq_txn.transport.offsets": 2.45,
     "rmq_txn.transport.stored": 2.15,
     "rmq_txn.transport.standing": 2.45,
-    "rmq_txn.transport.deadletters": 2.46,  # pulls as standing does
+    "rmq_txn.transport.deadletters": 2.45,
     "rmq_txn.transport.inflight": 2,
     "rmq_txn.transport.settings": 2.4,
     "rmq_txn.transport.signals": 2,
+    "rmq_txn.transport.native_log": 2,
     "rmq_txn.transport.binding": 2.1,
-    "rmq_txn.transport.diagnosis": 2.45,
+    "rmq_txn.transport.refusals": 2.42,
+    "rmq_txn.transport.diagnosis": 2.46,  # stores as plain does
     "rmq_txn.transport.plain": 2.45,
     "rmq_txn.transport.client": 2.5,
     "rmq_txn.transport.clients": 2.6,
     "rmq_txn.undisturbed": 2,
+    "rmq_txn.siblings": 2,
     "rmq_txn.schema": 3,
     "rmq_txn.txlog": 3,
     "rmq_txn.inbox": 3,
     "rmq_txn.parking": 3,
     "rmq_txn.outbox": 3,
+    "rmq_txn.presence": 3.1,  # writes through the outbox's connection
     "rmq_txn.transport.native": 3,
     "rmq_txn.relay": 4,
     "rmq_txn.receipt": 4,
     "rmq_txn.checkback": 4,
     "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
-    "rmq_txn.registration": 4.1,
     "rmq_txn.publisher": 4,
+    "rmq_txn.routes": 3,
+    "rmq_txn.aging": 3.1,
+    "rmq_txn.consumer_health": 1,
     "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
     "rmq_txn.upkeep": 4.1,
     "rmq_txn.producer": 5,
@@ -72,6 +81,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.testing.container": 3.1,
     "rmq_txn.testing": 3.2,
     "rmq_txn.cli.exit_codes": 6,
+    "rmq_txn.cli.output": 6,
     "rmq_txn.cli.native": 6.1,
     "rmq_txn.cli.arguments": 6.05,
     "rmq_txn.cli.schema": 6.1,
@@ -96,7 +106,13 @@ WRAPPED = {
     "testcontainers": {"rmq_txn.testing.engine", "rmq_txn.testing.container"},
     "docker": {"rmq_txn.testing.engine"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
-    "pymysql": {"rmq_txn.pool", "rmq_txn.session", "rmq_txn.database", "rmq_txn.transaction"},
+    "pymysql": {
+        "rmq_txn.connection",
+        "rmq_txn.pool",
+        "rmq_txn.session",
+        "rmq_txn.database",
+        "rmq_txn.transaction",
+    },
 }
 DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
@@ -108,6 +124,7 @@ DRIVER_ERRORS_ONLY = {
 }
 DATABASE_SIDE = {
     "rmq_txn.sql",
+    "rmq_txn.connection",
     "rmq_txn.pool",
     "rmq_txn.session",
     "rmq_txn.database",

@@ -75,7 +75,7 @@ function hear(event) {
   events.push(event);
   events.sort(byTime); // two services, two clocks' worth of delay
   transactions.set(event.txn_id, events);
-  // The newest, whichever service is heard first; what has no transfer is a producer that registers.
+  // The newest, whichever service is heard first; what has no transfer is not ours.
   const since = transactions.get(followed)?.[0].time ?? "";
   if (isNew && event.transfer_id && event.time > since) follow(event.txn_id);
   if (event.txn_id === followed) queue = [...queue, event].sort(byTime);

@@ -43,8 +43,8 @@ export function noteStart(event) {
 
 // The state of a transaction, from its steps in the order of their time.
 export function stateOf(events) {
-  // Of no transfer: with such a half message a producer registers when it starts.
-  if (!events.some((event) => event.transfer_id)) return "warm_up";
+  // Somebody else sent a half message in the service's producer group.
+  if (!events.some((event) => event.transfer_id)) return "no_transfer";
   const committed = events.some((event) => event.service === "account" && event.step === "committed");
   let state = "running";
   for (const event of events) {
@@ -84,7 +84,7 @@ export function card(txnId, events, isOpen, more) {
   const made = element("details", { class: "card", "data-txn": txnId, "data-state": state });
   made.open = isOpen;
   made.append(
-    element("summary", {}, element("strong", {}, transferId || word("warm_up")), " ", badge),
+    element("summary", {}, element("strong", {}, transferId || word("no_transfer")), " ", badge),
     element("p", {}, say(sentence), ...more),
     element("p", { class: "id" }, `txn_id ${txnId}`),
     element("ol", {}, ...events.map((event) => line(event))),

@@ -37,7 +37,7 @@ export const words = {
   points_service: ["Points service", "积分服务"],
   runs: ["runs", "运行中"],
   away: ["away: killed, stopped or starting", "不在：被杀死、被停止或正在启动"],
-  warm_up: ["warm-up", "预热"],
+  no_transfer: ["no transfer", "不是转账"],
   is_away: ["away", "不在"],
   not_shown: ["not connected to this page", "未接入本页"],
   tutorial: ["Build it yourself, in twenty minutes: docs/tutorial.md in the checkout.", "自己动手，二十分钟：见代码库中的 docs/tutorial.zh-CN.md。"],
@@ -109,7 +109,7 @@ export const steps = {
 
 // Symbol, name, sentence: colour is never the only signal.
 export const states = {
-  warm_up: ["∘", ["no transfer", "不是转账"], ["When it starts, the account service makes itself known to the broker with a half message that is rolled back at once. After a kill the broker may ask about it, too.", "账户服务启动时用一条立即回滚的半消息让 Broker 认识自己。被杀死之后，Broker 也可能来问它。"]],
+  no_transfer: ["∘", ["no transfer", "不是转账"], ["The broker asked about a half message that belongs to no transfer: another program sends in this producer group.", "Broker 来问一条不属于任何转账的半消息：有别的程序在用这个生产者组发送。"]],
   running: ["…", ["running", "进行中"], ["The transfer has begun and is not decided.", "转账已开始，尚无结果。"]],
   refused: ["✗", ["refused", "被拒绝"], ["The transfer did not happen. Nothing moved, and no consumer will get a message.", "转账没有成立。钱没有动，消费者也不会收到消息。"]],
   repeated: ["=", ["repeated", "重复请求"], ["Committed before under the same transfer_id; nothing moved again.", "同一 transfer_id 之前已提交，没有再次转账。"]],

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, outbox, parked, schema
 from rmq_txn.errors import RmqTxnError
+from rmq_txn.logs import one_line
 from rmq_txn.transport.index_settings import redact
 
 _EPILOG = f"""\
@@ -85,7 +86,7 @@ def run() -> NoReturn:
 
 def _complain(message: str, code: int = exit_codes.FAILED) -> int:
     # One line: tools that collect stderr by line keep it whole.
-    print(f"rmq-txn: {' '.join(redact(message).split())}", file=sys.stderr)
+    print(f"rmq-txn: {one_line(' '.join(redact(message).split()))}", file=sys.stderr)
     return code
 
 

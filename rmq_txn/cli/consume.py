@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import subprocess
@@ -13,9 +12,8 @@ import time
 from contextlib import suppress
 
 from rmq_txn.cli import exit_codes, target
-from rmq_txn.cli.worker import LOG_FORMAT
 from rmq_txn.errors import SettingsError
-from rmq_txn.logs import get_logger
+from rmq_txn.logs import get_logger, log_to_stderr
 from rmq_txn.supervisor import LONGEST_PAUSE_SECONDS, Supervisor
 
 log = get_logger("cli.consume")
@@ -67,10 +65,10 @@ def _consume(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--processes is {arguments.processes}, allowed is 1 to 256")
     if not arguments.stop_seconds > 0:
         raise SettingsError(f"--stop-seconds is {arguments.stop_seconds:g}, allowed is more than 0")
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    log_to_stderr()
     supervisor = Supervisor(
         spawn=lambda: Worker(arguments.target),
-        explain=lambda: threading.Thread(target=_explain, args=(arguments.target,), daemon=True).start(),
+        explain=lambda: _explain_in_background(arguments.target),
         processes=arguments.processes,
         stop_seconds=arguments.stop_seconds,
         final=_FINAL,
@@ -97,6 +95,9 @@ class Worker:
                 pass_fds=[told],
                 start_new_session=True,  # Ctrl-C in a terminal is the supervisor's to pass on
             )
+        except BaseException:
+            os.close(ready)
+            raise
         finally:
             os.close(told)
         os.set_blocking(ready, False)
@@ -130,6 +131,13 @@ class Worker:
             self._ready = None
 
 
+def _explain_in_background(name: str) -> None:
+    try:
+        threading.Thread(target=_explain, args=(name,), daemon=True).start()
+    except RuntimeError as error:  # no thread left; the consumers matter more
+        log.error("the cause of the crash loop can't be looked for", error=str(error))
+
+
 def _explain(name: str) -> None:
     """Log what `rmq-txn offsets show` finds: in a process of its own, which loads the user's code."""
     command = [sys.executable, "-m", "rmq_txn", "offsets", "show", name]
@@ -144,6 +152,9 @@ def _explain(name: str) -> None:
         )
     except subprocess.TimeoutExpired:
         log.error("the cause of the crash loop was not found in time", seconds=_EXPLAIN_SECONDS)
+        return
+    except OSError as error:
+        log.error("the cause of the crash loop can't be looked for", error=str(error))
         return
     for line in shown.stdout.splitlines():
         log.critical("crash loop", found=line.strip())

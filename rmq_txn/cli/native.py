@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rmq_txn.cli import exit_codes
+from rmq_txn.cli.output import say
 from rmq_txn.errors import NativeLibraryError, SettingsError
 from rmq_txn.transport import library
 
@@ -70,7 +71,7 @@ def _install(arguments: argparse.Namespace) -> int:
     path = library.install(arguments.source, allow_unknown=arguments.allow_unknown)
     after = library.status()
     done = "already there" if before.sha256 == after.sha256 else "installed"
-    print(f"{done}: {path}, build {after.version}")
+    say(f"{done}: {path}, build {after.version}")
     problem = library.load_problem(str(path))
     if problem is not None:
         raise NativeLibraryError(f"{path} is in place but can't be used: {problem}")
@@ -96,7 +97,7 @@ def _status(_arguments: argparse.Namespace) -> int:
         ("platform", found.platform_problem or "supported"),
         ("loads", "yes" if problem is None else f"no: {problem}"),
     ):
-        print(f"{name + ':':<10}{value}")
+        say(f"{name + ':':<10}{value}")
     if problem is None:
         return exit_codes.OK
     library.require()  # says best what to run when it is the platform, the package or the file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rmq_txn.cli import exit_codes, target
+from rmq_txn.cli.output import say
 from rmq_txn.consumer import IdempotentConsumer
 from rmq_txn.errors import RmqTxnError, SettingsError
 from rmq_txn.transport.settings import ClusterSettings
@@ -53,19 +54,19 @@ def _show(arguments: argparse.Namespace) -> int:
     cluster = _cluster(consumer)
     found = list(standings(cluster, consumer.group, consumer.topics))
     for standing in found:
-        print(
+        say(
             f"{_where(standing)}: group {consumer.group} at offset {standing.offset}, "
             f"{standing.end - standing.offset} to come"
         )
     culprits = [(standing, culprit) for standing in found if (culprit := standing.culprit) is not None]
     for standing, culprit in culprits:
-        print(f"{_words(standing, culprit)}; to skip it:")
-        print(f"  {_command(arguments.target, standing, culprit)}")
+        say(f"{_words(standing, culprit)}; to skip it:")
+        say(f"  {_command(arguments.target, standing, culprit)}")
     if not culprits:
-        print(f"no message that the native client can't decode in the next {LOOK_AHEAD} of each queue")
+        say(f"no message that the native client can't decode in the next {LOOK_AHEAD} of each queue")
         for standing in found:
             if standing.ahead:
-                print(f"next in {_where(standing)}: offset {standing.ahead[0].offset}, {standing.ahead[0]}")
+                say(f"next in {_where(standing)}: offset {standing.ahead[0].offset}, {standing.ahead[0]}")
     return exit_codes.OK
 
 
@@ -93,9 +94,9 @@ def _skip(arguments: argparse.Namespace) -> int:
             f"offset {arguments.offset} is not what stops the group: it stands at {standing.offset} of "
             f"{_where(standing)}, with {seen} ahead; run `rmq-txn offsets show {arguments.target}`"
         )
-    print(_words(standing, culprit))
+    say(_words(standing, culprit))
     given_back = skip(cluster, consumer.group, standing)
-    print(
+    say(
         f"skipped: group {consumer.group} is at offset {culprit.offset + 1} of {_where(standing)}; "
         f"messages before it that were given back for redelivery: {given_back}"
     )

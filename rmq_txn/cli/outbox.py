@@ -6,6 +6,7 @@ import argparse
 
 from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import URL_VARIABLE, add_url, opened
+from rmq_txn.cli.output import say
 from rmq_txn.errors import RmqTxnError, SettingsError
 
 _STATUS_EPILOG = f"""\
@@ -54,9 +55,9 @@ def _status(arguments: argparse.Namespace) -> int:
             counts = table.count_by_topic()
         finally:
             table.close()
-    print(f"{'topic':<40} {'rows':>10} {'oldest':>10}")
+    say(f"{'topic':<40} {'rows':>10} {'oldest':>10}")
     for count in counts:
-        print(f"{count.topic:<40} {count.rows:>10} {count.oldest_seconds:>8.0f} s")
+        say(f"{count.topic:<40} {count.rows:>10} {count.oldest_seconds:>8.0f} s")
     limit = arguments.check_budget_seconds + outbox.ALARM_AFTER_BUDGET_SECONDS
     late = [count.topic for count in counts if count.oldest_seconds > limit]
     if late:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import add_url, opened, positive_integer, positive_number
+from rmq_txn.cli.output import say, say_block
 from rmq_txn.cli.target import METAVAR, load_consumer
 from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError, RmqTxnError
+from rmq_txn.logs import describe, one_line
 
 if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
@@ -98,15 +100,15 @@ def replay_all(consumer: IdempotentConsumer, keys: Iterable[str], *, rate: float
         except DatabaseUnavailableError:
             raise
         except InvalidMessageError as error:
-            print(f"not replayed: {error}")
+            say(f"not replayed: {error}")
             failed += 1
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is told, the next one follows
-            print(f"failed: {key}: {type(error).__name__}: {error}")
+            say(f"failed: {key}: {describe(error)}")
             failed += 1
         else:
-            print(f"replayed: {key}" if done else f"nothing to do: {key}")
+            say(f"replayed: {key}" if done else f"nothing to do: {key}")
             replayed += done
-    print(f"{replayed} replayed, {failed} left parked")
+    say(f"{replayed} replayed, {failed} left parked")
     return exit_codes.FAILED if failed else exit_codes.OK
 
 
@@ -130,15 +132,15 @@ def _list(arguments: argparse.Namespace) -> int:
         found = parking.failures(txn, arguments.group, arguments.limit)
     for failure in found:
         since = failure.first_failed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-        error = " ".join(failure.error.split())[:120]
-        print(
+        error = one_line(failure.error)[:120]
+        say(
             f"{failure.state.name.lower():<9} {failure.attempts:>3} failures since {since}  {failure.group}  "
             f"{failure.topic}  {failure.key}  {error}"
         )
     if len(found) == arguments.limit:
-        print(f"the first {len(found)} are shown, --limit shows more")
+        say(f"the first {len(found)} are shown, --limit shows more")
     elif not found:
-        print("nothing is parked")
+        say("nothing is parked")
     return exit_codes.OK
 
 
@@ -162,11 +164,11 @@ def _show(arguments: argparse.Namespace) -> int:
         ("message id", delivery.message_id),
         ("properties", json.dumps(dict(delivery.properties), ensure_ascii=False)),
     ):
-        print(f"{name + ':':<12}{value}".rstrip())
+        say_block(f"{name + ':':<12}", str(value))
     try:
-        print(f"body:       {delivery.body.decode()}")
+        say_block("body:       ", delivery.body.decode())
     except UnicodeDecodeError:
-        print(f"body (hex): {delivery.body.hex()}")
+        say(f"body (hex): {delivery.body.hex()}")
     return exit_codes.OK
 
 
@@ -177,7 +179,7 @@ def _drop(arguments: argparse.Namespace) -> int:
         dropped = parking.unpark(txn, arguments.group, arguments.key)
     if not dropped:
         raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
-    print(f"dropped: {arguments.key}")
+    say(f"dropped: {arguments.key}")
     return exit_codes.OK
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import URL_VARIABLE, add_url, opened
+from rmq_txn.cli.output import say
 
 _APPLY_EPILOG = f"""\
 Examples:
@@ -38,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _print(_arguments: argparse.Namespace) -> int:
     from rmq_txn import schema
 
-    print(schema.script(), end="")
+    print(schema.script(), end="")  # as it is: for another program
     return exit_codes.OK
 
 
@@ -48,5 +49,5 @@ def _apply(arguments: argparse.Namespace) -> int:
     with opened(arguments) as database:
         applied = schema.apply(database)
     done = "created" if applied.created else "upgraded" if applied.upgraded else "already there"
-    print(f"{done}: schema version {applied.version}, database id {applied.database_id}")
+    say(f"{done}: schema version {applied.version}, database id {applied.database_id}")
     return exit_codes.OK

@@ -7,7 +7,6 @@ A fresh interpreter, since the native client does not survive a fork (docs/hazar
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -18,11 +17,10 @@ from rmq_txn.cli import exit_codes, target
 from rmq_txn.consumer import IdempotentConsumer
 from rmq_txn.errors import RmqTxnError, SettingsError
 from rmq_txn.lifecycle import State
-from rmq_txn.logs import get_logger
+from rmq_txn.logs import get_logger, log_to_stderr
 
 log = get_logger("cli.worker")
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -32,12 +30,12 @@ def main(name: str, supervisor_pid: int, pipe: int) -> int:
         return exit_codes.FAILED
     try:
         consumer = target.load_consumer(name)
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)  # unless the target has set up its own
+        log_to_stderr()  # unless the target has set up its own
         _ignore_a_second_signal(consumer)
         threading.Thread(target=_tell_when_ready, args=(consumer, pipe), daemon=True).start()
         consumer.run()
     except RmqTxnError as error:
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+        log_to_stderr()
         # What the user's own code raised is shown nowhere else.
         cause = error.__cause__ if isinstance(error, SettingsError) else None
         log.error("the consumer can't start", target=name, error=str(error), exc_info=cause)

@@ -42,6 +42,18 @@ CREATE TABLE IF NOT EXISTS rmq_txn_outbox (
     KEY by_age (created_at)
 ) ENGINE = InnoDB;
 
+-- Producer: who of a group runs, and whether it is well, by its own word. Brokers ask any client of a
+-- group: copies are deleted only while each client that they name has a fresh row of one that is well.
+-- Written before a client registers and each few seconds, read by the others of its group.
+CREATE TABLE IF NOT EXISTS rmq_txn_producers (
+    producer_group VARBINARY(120)   NOT NULL,
+    instance       VARBINARY(120)   NOT NULL,            -- ends the client id that brokers know
+    closing        TINYINT UNSIGNED NOT NULL DEFAULT 0,  -- 1: it said good-bye
+    disturbances   INT UNSIGNED     NOT NULL DEFAULT 0,  -- how often it could not vouch for its answers
+    seen_at        TIMESTAMP(3)     NOT NULL DEFAULT CURRENT_TIMESTAMP(3),
+    PRIMARY KEY (producer_group, instance)
+) ENGINE = InnoDB;
+
 -- Consumer: what the broker need not deliver any more: handled, committed together with the
 -- handler's writes, or parked, committed together with the parked row below.
 CREATE TABLE IF NOT EXISTS rmq_txn_inbox (
@@ -63,12 +75,13 @@ CREATE TABLE IF NOT EXISTS rmq_txn_parked (
                                                   -- 3 older than the inbox remembers, never tried
                                                   -- 4 lost: by DDL its writes may stand in part
                                                   -- 5 buried by the broker, taken from %DLQ%
+                                                  -- 6 no handler took it, to the last delivery
     attempts          INT UNSIGNED     NOT NULL,  -- own failures, replays included
     error             VARBINARY(2000)  NOT NULL,  -- the last one
-    topic             VARBINARY(255)   NOT NULL,
-    message_id        VARBINARY(255)   NOT NULL,  -- of the broker, UNIQ_KEY
-    tag               BLOB,
-    message_key       BLOB,                       -- KEYS
+    topic             MEDIUMBLOB       NOT NULL,  -- a stranger may set these four, up to 96 KiB
+    message_id        MEDIUMBLOB       NOT NULL,  -- of the broker, UNIQ_KEY
+    tag               MEDIUMBLOB,
+    message_key       MEDIUMBLOB,                 -- KEYS
     redeliveries      INT UNSIGNED     NOT NULL DEFAULT 0,
     born_milliseconds BIGINT           NOT NULL DEFAULT 0,
     properties        MEDIUMBLOB,                 -- as JSON, filled when it is parked

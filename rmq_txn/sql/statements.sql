@@ -15,6 +15,10 @@ RELEASE SAVEPOINT rmq_txn_tripwire
 -- transaction and its locks on the server for hours. Own connections need no privilege.
 KILL CONNECTION %s
 
+-- name: read_uptime
+-- Before it: after a restart of the server that id may be another connection's. Whole seconds.
+SHOW GLOBAL STATUS LIKE 'Uptime'
+
 -- name: read_schema_version
 -- Alone, from columns that every version has: it decides whether the others can be read.
 SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
@@ -22,6 +26,16 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- name: read_identity
 -- What version 3 brought.
 SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
+
+-- name: list_tables_without_transactions
+-- For a warning at start: ROLLBACK does not undo what is written there.
+SELECT table_name, engine FROM information_schema.tables
+WHERE table_schema = DATABASE() AND engine IN ('MyISAM', 'Aria', 'MEMORY', 'CSV', 'ARCHIVE', 'MRG_MyISAM')
+ORDER BY table_name LIMIT 20
+
+-- name: read_clock
+-- The clock that stamps our rows decides how old a message is.
+SELECT UNIX_TIMESTAMP()
 
 -- name: insert_identity
 INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)
@@ -100,9 +114,28 @@ ORDER BY first_failed_at, consumer_group, dedup_key LIMIT %s
 INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, body)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 
--- name: read_committed
--- For the outbox's own connection: a DELETE must not lock the gap in which others insert.
-SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED
+-- name: undo_probe
+-- After an INSERT that only had to be possible: what a fence needs. Leaves the transaction open.
+ROLLBACK TO SAVEPOINT rmq_txn_tripwire
+
+-- name: insert_producer
+-- Before its client registers with a broker: who is named there has a row.
+INSERT INTO rmq_txn_producers (producer_group, instance, closing, disturbances, seen_at)
+VALUES (%s, %s, %s, %s, NOW(3))
+
+-- name: note_producer
+-- Each round. No row: somebody deleted it, it is inserted again.
+UPDATE rmq_txn_producers SET closing = %s, disturbances = %s, seen_at = NOW(3)
+WHERE producer_group = %s AND instance = %s
+
+-- name: read_producers
+-- The whole group, ages by the one clock that all of it shares, and what that clock says.
+SELECT UNIX_TIMESTAMP(NOW(6)), instance, TIMESTAMPDIFF(MICROSECOND, seen_at, NOW(3)) / 1000000, closing, disturbances
+FROM rmq_txn_producers WHERE producer_group = %s
+
+-- name: delete_producer
+-- One that is gone for minutes, by whoever sees it.
+DELETE FROM rmq_txn_producers WHERE producer_group = %s AND instance = %s
 
 -- name: elect_relay
 -- 1 for the one connection of the server that has the lock. It is not taken twice: it counts.

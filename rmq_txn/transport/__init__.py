@@ -36,12 +36,21 @@ Deliver = Callable[[Delivery], Answer]
 class ProducerTransport(Protocol):
     """Sends messages. Every method but `start`, `close` and `send_plain` may be called from any thread."""
 
-    def start(self) -> None:
+    @property
+    def instance(self) -> str:
+        """How the id ends under which brokers know this client: unique, and known before the start."""
+
+    def start(self, topics: Sequence[str] = ()) -> None:
         """
         Start the client. Once, in the process that will use it.
 
+        Args:
+            topics: when this returns, the brokers of these topics know this client, and so would
+                ask it; those of others may only after its first send, and then some time.
+
         Raises:
-            BrokerUnavailableError: no name server address can be reached.
+            BrokerUnavailableError: no name server address can be reached, or the broker of a topic
+                took no half message.
             NativeLibraryError: the client library is missing or fails its self-check.
         """
 
@@ -80,6 +89,17 @@ class ProducerTransport(Protocol):
             BrokerUnavailableError: they can't be asked.
         """
 
+    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
+        """
+        Ask each broker of a topic which clients it knows under this producer group, by client id.
+
+        Those are the ones that it would ask about any half message of the group. A broker is named
+        so that another name means another process.
+
+        Raises:
+            BrokerUnavailableError: one of them can't be asked, or has no master now.
+        """
+
     def close(self, timeout_seconds: float) -> None:
         """
         Answer UNKNOWN to new check-backs, wait until none runs, then stop. Idempotent.
@@ -95,7 +115,9 @@ class ConsumerTransport(Protocol):
 
     def start(self) -> None:
         """
-        Start receiving. Same errors as `ProducerTransport.start`.
+        Start receiving.
+
+        Raises: as `ProducerTransport.start`.
         """
 
     def is_registered(self, topic: str) -> bool:

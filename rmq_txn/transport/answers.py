@@ -9,6 +9,9 @@ from typing import Final
 from rmq_txn.transport import wire
 
 _MASTER_BROKER_ID: Final = 0
+_READ: Final = 4
+_WRITE: Final = 2
+_MOST_QUEUES: Final = 65_535  # far above what a broker can hold; each queue is a question or more
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,18 @@ class RouteQueues:
     broker_name: str
     read_queues: int
     write_queues: int
+    permission: int
+    """Bits: 4 may be read, 2 may be written; what the broker itself forbids is taken out."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether the topic may be read on this broker."""
+        return bool(self.permission & _READ) and self.read_queues > 0
+
+    @property
+    def writable(self) -> bool:
+        """Whether the topic may be written on this broker."""
+        return bool(self.permission & _WRITE) and self.write_queues > 0
 
 
 @dataclass(frozen=True)
@@ -66,8 +81,12 @@ def read_broker(value: object) -> RouteBroker:
     addresses = wire.as_object(fields.get("brokerAddrs") or {}, "brokerAddrs")
     try:
         by_id = {int(broker_id): str(address) for broker_id, address in addresses.items()}
+        for address in by_id.values():
+            wire.as_endpoint(address)
     except ValueError as exc:
-        raise wire.MalformedAnswerError(f"brokerAddrs is {addresses!r:.80}, ids are integers") from exc
+        raise wire.MalformedAnswerError(
+            f"brokerAddrs is {addresses!r:.80}, expected integers and 'host:port'"
+        ) from exc
     return RouteBroker(wire.as_text(fields, "brokerName"), wire.as_text(fields, "cluster"), by_id)
 
 
@@ -76,9 +95,17 @@ def read_queues(value: object) -> RouteQueues:
     fields = wire.as_object(value, "queues")
     return RouteQueues(
         broker_name=wire.as_text(fields, "brokerName"),
-        read_queues=wire.as_number(fields, "readQueueNums"),
-        write_queues=wire.as_number(fields, "writeQueueNums"),
+        read_queues=_number_of_queues(fields, "readQueueNums"),
+        write_queues=_number_of_queues(fields, "writeQueueNums"),
+        permission=wire.as_number({"perm": _READ | _WRITE, **fields}, "perm"),
     )
+
+
+def _number_of_queues(fields: Mapping[str, object], key: str) -> int:
+    number = wire.as_number(fields, key)
+    if not 0 <= number <= _MOST_QUEUES:
+        raise wire.MalformedAnswerError(f"{key} is {number}, expected 0 to {_MOST_QUEUES}")
+    return number
 
 
 def read_connection(value: object) -> ClientConnection:

@@ -11,11 +11,9 @@ import ctypes
 import functools
 import os
 import struct
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rmq_txn.errors import LifecycleError, NativeLibraryError
@@ -23,7 +21,7 @@ from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
 from rmq_txn.lifecycle import AFTER_FORK
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, Outbound
-from rmq_txn.transport import library
+from rmq_txn.transport import library, native_log
 
 log = get_logger("transport.native")
 
@@ -98,9 +96,10 @@ def ffi() -> Any:
 
     Raises:
         NativeLibraryError: missing, not loadable, or another build than the accessor fits.
+        SettingsError: its log can't be written.
     """
     library.require()
-    os.environ.setdefault("ROCKETMQ_CLIENT_LOG_DIR", str(_log_folder()))
+    native_log.prepare()
     try:
         from rocketmq import ffi as table  # here: the package must import without the library
     except (ImportError, OSError) as error:
@@ -112,17 +111,6 @@ def ffi() -> Any:
         getattr(dll, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
     _self_check(dll)
     return table
-
-
-def _log_folder() -> Path:
-    """
-    Choose where the library writes its own log: it would use /logs of the file system (docs/hazards.md, C7).
-
-    Set before its first client logs; `ROCKETMQ_CLIENT_LOG_DIR` in the environment wins.
-    """
-    folder = Path(tempfile.gettempdir()) / f"rmq_txn-native-logs-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def _self_check(dll: Any) -> None:
@@ -238,13 +226,15 @@ def read_delivery(handle: int, extra_properties: tuple[str, ...]) -> Delivery:
         if value := read_property(handle, name):
             properties[name] = value
     return Delivery(
-        topic=dll.GetMessageTopic(handle).decode(),
+        topic=dll.GetMessageTopic(handle).decode("utf-8", "backslashreplace"),
         body=_body(dll, handle),
-        message_id=dll.GetMessageId(handle).decode(),
+        # Escaped, not replaced: ids that are no UTF-8 stay different from each other.
+        message_id=(dll.GetMessageId(handle) or b"").decode("utf-8", "backslashreplace"),
         tag=(dll.GetMessageTags(handle) or b"").decode("utf-8", "replace") or None,
         key=(dll.GetMessageKeys(handle) or b"").decode("utf-8", "replace") or None,
         redeliveries=dll.GetMessageReconsumeTimes(handle),
         born_milliseconds=dll.GetMessageBornTimestamp(handle),
+        stored_milliseconds=dll.GetMessageStoreTimestamp(handle),
         properties=properties,
     )
 

@@ -35,11 +35,11 @@ class NativeClient:
 
     kind = ""
 
-    def __init__(self, broker: ClusterSettings, group: str) -> None:
+    def __init__(self, broker: ClusterSettings, group: str, instance: str | None = None) -> None:
         self._broker = broker
         self._group = group
         self._handle: int | None = None
-        self._instance = f"rmq_txn-{os.getpid()}-{uuid.uuid4().hex}"
+        self._instance = instance or f"rmq_txn-{os.getpid()}-{uuid.uuid4().hex}"
         self._closing = threading.Event()
         self._stop_once = threading.Lock()
         self._in_flight = InFlight()
@@ -51,6 +51,9 @@ class NativeClient:
         with WORLD.one_at_a_time():
             if self._handle is not None or self._closing.is_set():
                 raise LifecycleError(f"this {self.kind} client was started before; make a new one")
+            # What fails from here on leaves a handle that nobody destroys. Destroying a consumer that did
+            # not start waited for ever in 8 of 9 tries, and would hold up every other client; a few
+            # kilobytes a failed start do not. Started again, it would say that it runs, and not run.
             handle = create()
             self._set(table, handle, "NameServerAddress", self._broker.name_servers.encode())
             # Clients of the same instance name share connections, name servers and credentials.
@@ -61,8 +64,6 @@ class NativeClient:
                 self._set(table, handle, "SessionCredentials", *keys, b"")
             problem = binding.check_status(start(handle))
             if problem is not None:
-                # A failed client starts "successfully" the second time without starting: drop it.
-                self._destroy(handle)
                 raise BrokerUnavailableError(f"the native {self.kind} did not start: {problem}")
             self._handle = handle
         _open_clients.add(self)
@@ -109,6 +110,11 @@ class NativeClient:
             if not any(client.client_id.endswith(self._instance) for client in clients):
                 return False
         return True
+
+    @property
+    def instance(self) -> str:
+        """How the id ends under which brokers know this client: the instance name."""
+        return self._instance
 
     def _destroy(self, handle: int) -> None:
         getattr(ffi().dll, f"Destroy{self.kind}")(handle)

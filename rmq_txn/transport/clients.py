@@ -6,18 +6,20 @@ import ctypes
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rmq_txn.errors import BrokerUnavailableError, LifecycleError, RmqTxnError, SettingsError
 from rmq_txn.logs import get_logger
-from rmq_txn.message import MAX_BODY_BYTES, Delivery, Outbound
+from rmq_txn.message import MAX_BODY_BYTES, SCOUT_GROUP, Delivery, Outbound
 from rmq_txn.transport import Check, Checker, Deliver, Execute, binding
 from rmq_txn.transport.binding import WORLD, ffi
 from rmq_txn.transport.client import NativeClient
 from rmq_txn.transport.diagnosis import explain
 from rmq_txn.transport.offsets import pin_new_group
 from rmq_txn.transport.plain import PlainSender
+from rmq_txn.transport.refusals import require_pulls
+from rmq_txn.transport.remoting import RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 from rmq_txn.transport.signals import HeldSignals
 from rmq_txn.verdict import Answer, Verdict
@@ -32,6 +34,7 @@ _VERDICTS = {
 _QUIET_SECONDS = 0.5
 """A check may be queued natively, or still answer, after our callback returned (docs/hazards.md, B0)."""
 _STOP_PATIENCE_SECONDS = 1.0
+_SCOUT_CLOSE_SECONDS = 30.0
 _QUICK_TRIES = 4
 _QUICK_SECONDS = 2.0
 _SPARE_PULL_THREADS = 4
@@ -52,8 +55,10 @@ class NativeProducer(NativeClient):
 
     kind = "Producer"
 
-    def __init__(self, broker: ClusterSettings, group: str, check: Checker) -> None:
-        super().__init__(broker, group)
+    def __init__(
+        self, broker: ClusterSettings, group: str, check: Checker, *, instance: str | None = None
+    ) -> None:
+        super().__init__(broker, group, instance)
         self._check = check
         self._plain = PlainSender(broker, group)
         self._sends: dict[int, Callable[[int], int]] = {}
@@ -62,8 +67,26 @@ class NativeProducer(NativeClient):
         self._first_send = threading.RLock()  # `execute` may send again, on this thread
         self._execute_callback: Any = None
 
-    def start(self) -> None:
-        """See `ProducerTransport.start`."""
+    def start(self, topics: Sequence[str] = ()) -> None:
+        """
+        See `ProducerTransport.start`.
+
+        The library reports a client to the brokers inside its start, to those that its instance name
+        has met, and then each 30 s. So a scout of the same instance name meets them first
+        (docs/decisions/0043).
+        """
+        scout = NativeProducer(self._broker, SCOUT_GROUP, _rolled_back, instance=self._instance)
+        try:
+            if topics:
+                scout._start_alone()
+            for topic in topics:
+                scout.send_half(_warm_up(topic), _rolled_back)
+            self._start_alone()
+            self._warm.update(topics)
+        finally:
+            scout.close_later()
+
+    def _start_alone(self) -> None:
         table = ffi()
         on_check = table.TRANSACTION_CHECK_CALLBACK(
             binding.nothing_escapes(binding.UNKNOWN, "check-back")(self._on_check)
@@ -109,7 +132,7 @@ class NativeProducer(NativeClient):
             said = self._attempt(message, execute)
             if said is None:
                 return
-            cause = explain(self._broker, self._group, message, said)
+            cause = explain(self._broker, message, said)
             # While a connection is being made the client fails at once, though all is well.
             quick = time.monotonic() - began < _QUICK_SECONDS
             if not (tries_left and cause.brokers_answer and quick):
@@ -167,6 +190,25 @@ class NativeProducer(NativeClient):
         """See `ProducerTransport.is_registered`."""
         return self._is_known(topic, lambda broker: broker.producer_connections(self._group))
 
+    def registered_clients(self, topic: str) -> dict[str, frozenset[str]]:
+        """See `ProducerTransport.registered_clients`."""
+        found: dict[str, frozenset[str]] = {}
+        try:
+            brokers = self._broker.route(topic).brokers
+            for broker in brokers:
+                if broker.master_address is None:
+                    raise BrokerUnavailableError(f"broker {broker.name} of topic {topic!r} has no master now")
+                clients = self._broker.ask(broker.master_address).producer_connections(self._group)
+                name = f"{broker.name} at {broker.master_address}"
+                found[name] = frozenset(client.client_id for client in clients)
+        except RemotingError as error:
+            raise BrokerUnavailableError(
+                f"the brokers of topic {topic!r} do not say which clients they know: {error}"
+            ) from error
+        if not found:
+            raise BrokerUnavailableError(f"topic {topic!r} has no broker now")
+        return found
+
     def close(self, timeout_seconds: float) -> None:
         """See `ProducerTransport.close`."""
         deadline = time.monotonic() + timeout_seconds
@@ -179,9 +221,26 @@ class NativeProducer(NativeClient):
             return
         self._stop(min(_STOP_PATIENCE_SECONDS, max(0.0, deadline - time.monotonic())))
 
+    def close_later(self) -> None:
+        """Close on a thread of its own: nobody waits for half a second of quiet."""
+        if self._handle is not None:
+            threading.Thread(
+                target=self.close, args=(_SCOUT_CLOSE_SECONDS,), name="rmq_txn close scout", daemon=True
+            ).start()
+
     def close_at_exit(self, timeout_seconds: float) -> None:
         """See NativeClient."""
         self.close(timeout_seconds)
+
+
+def _rolled_back(_asked: object) -> Verdict:
+    """Decide any half message of a scout, be it another's whose verdict was lost."""
+    return Verdict.ROLLBACK
+
+
+def _warm_up(topic: str) -> Outbound:
+    """Make what a scout sends: without our properties, so that no log can hold it."""
+    return Outbound(topic=topic, body=b"rmq_txn warm-up, rolled back", key=None, tag=None, properties={})
 
 
 class NativeConsumer(NativeClient):
@@ -206,6 +265,8 @@ class NativeConsumer(NativeClient):
         """See `ConsumerTransport.start`."""
         table = ffi()
         queues = sum(pin_new_group(self._broker, self._group, topic) for topic in self._expressions)
+        for topic in self._expressions:
+            require_pulls(self._broker, self._group, topic)
         on_message = table.MSG_CALLBACK_FUNC(
             binding.nothing_escapes(binding.RECONSUME_LATER, "delivery")(self._on_message)
         )

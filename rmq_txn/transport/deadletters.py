@@ -13,23 +13,46 @@ from dataclasses import dataclass
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
 from rmq_txn.message import Delivery
-from rmq_txn.transport.remoting import NO_PERMISSION, TOPIC_NOT_EXIST, RemotingClient, RemotingError
+from rmq_txn.transport.remoting import NO_PERMISSION, TOPIC_NOT_EXIST, RemotingError
 from rmq_txn.transport.settings import ClusterSettings
-from rmq_txn.transport.standing import pull
 from rmq_txn.transport.stored import StoredMessage
-from rmq_txn.transport.wire import MalformedAnswerError
-
-_GET_MIN_OFFSET = 31
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One buried message, as its handler would have got it, and where it lies."""
+    """One buried message, and where it lies."""
 
-    delivery: Delivery
+    message: StoredMessage
     broker: str
     queue: int
-    offset: int
+    extra_properties: tuple[str, ...] = ()
+
+    @property
+    def delivery(self) -> Delivery:
+        """
+        Return what the handler got from the native client when it was not buried yet.
+
+        Raises:
+            InvalidMessageError: its body can't be read, or is too large to be.
+        """
+        given = self.message.properties
+        names = (*OWN_PROPERTIES, *given.get(PROPERTY_NAMES, "").split(","), *self.extra_properties)
+        return Delivery(
+            topic=self.topic,
+            body=self.message.plain_body,
+            message_id=self.message.message_id,
+            tag=given.get("TAGS"),
+            key=given.get("KEYS"),
+            redeliveries=self.message.redeliveries,
+            born_milliseconds=self.message.born_milliseconds,
+            stored_milliseconds=self.message.stored_milliseconds,
+            properties={name: given[name] for name in names if given.get(name)},
+        )
+
+    @property
+    def topic(self) -> str:
+        """Where it was published."""
+        return self.message.properties.get("RETRY_TOPIC", "")
 
 
 def topic_of(group: str) -> str:
@@ -61,24 +84,18 @@ def unread(cluster: ClusterSettings, group: str) -> Iterator[DeadLetter]:
 
 def mark_read(cluster: ClusterSettings, group: str, letter: DeadLetter) -> None:
     """Remember on the broker that this letter, and those before it in its queue, are taken care of."""
-    cluster.ask(letter.broker).set_consumer_offset(group, topic_of(group), letter.queue, letter.offset + 1)
+    cluster.ask(letter.broker).set_consumer_offset(
+        group, topic_of(group), letter.queue, letter.message.offset + 1
+    )
 
 
 def _read_queue(cluster: ClusterSettings, address: str, group: str, queue: int) -> Iterator[DeadLetter]:
     client, topic = cluster.ask(address), topic_of(group)
-    offset = max(client.consumer_offset(group, topic, queue) or 0, _first_offset(client, topic, queue))
+    offset = max(client.consumer_offset(group, topic, queue) or 0, client.min_offset(topic, queue))
     end = client.max_offset(topic, queue)
     while offset < end:
         try:
-            found = pull(client, group, topic, queue, offset)
-            letters = [
-                DeadLetter(_as_delivery(item, cluster.extra_properties), address, queue, item.offset)
-                for item in found
-            ]
-        except MalformedAnswerError as error:
-            raise BrokerUnavailableError(
-                f"topic {topic!r}, queue {queue}, can't be read from offset {offset} on: {error}"
-            ) from error
+            found = client.pull(group, topic, queue, offset)
         except RemotingError as error:
             if error.code != NO_PERMISSION:
                 raise
@@ -88,28 +105,6 @@ def _read_queue(cluster: ClusterSettings, address: str, group: str, queue: int) 
             ) from error
         if not found:
             return
-        yield from letters
+        for message in found:
+            yield DeadLetter(message, address, queue, cluster.extra_properties)
         offset = found[-1].offset + 1
-
-
-def _as_delivery(message: StoredMessage, extra_properties: tuple[str, ...]) -> Delivery:
-    """Return what the handler got from the native client when it was not buried yet."""
-    given = message.properties
-    names = (*OWN_PROPERTIES, *given.get(PROPERTY_NAMES, "").split(","), *extra_properties)
-    return Delivery(
-        topic=given.get("RETRY_TOPIC", ""),  # where it was published
-        body=message.plain_body,
-        message_id=message.message_id,
-        tag=given.get("TAGS"),
-        key=given.get("KEYS"),
-        redeliveries=message.redeliveries,
-        born_milliseconds=message.born_milliseconds,
-        properties={name: given[name] for name in names if given.get(name)},
-    )
-
-
-def _first_offset(client: RemotingClient, topic: str, queue: int) -> int:
-    what = f"the beginning of queue {queue} of topic {topic!r}"
-    header, _body = client.request(_GET_MIN_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
-    fields = header.get("extFields")
-    return int(fields.get("offset", 0)) if isinstance(fields, dict) else 0

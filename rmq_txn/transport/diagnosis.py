@@ -1,19 +1,26 @@
 """
 Why a half message was not stored: the native client says "No route info" for nearly everything.
 
-Asked after the failure, within a few seconds.
+Asked after the failure, within a few seconds, of the broker itself: with a half message of our own,
+which it refuses as it refused the other (docs/decisions/0045).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.message import Outbound
-from rmq_txn.transport.remoting import RemotingError
+from rmq_txn.identity import new_txn_id
+from rmq_txn.message import SCOUT_GROUP, Outbound
+from rmq_txn.transport.plain import store
+from rmq_txn.transport.refusals import properties_bytes, sentence, unwritable
+from rmq_txn.transport.remoting import RemotingClient, RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 
-_PROBE_SECONDS = 1.0
+_PROBE_SECONDS: Final = 1.0
+_END_TRANSACTION: Final = 37
+_ROLLBACK: Final = "12"  # MessageSysFlag.TRANSACTION_ROLLBACK_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +29,10 @@ class Cause:
 
     text: str
     brokers_answer: bool
-    """Name server and brokers answer now: the cause has passed, or is the message itself."""
+    """Name server and brokers answer and take such a message now: the cause has passed."""
 
 
-def explain(cluster: ClusterSettings, group: str, message: Outbound, native: str) -> Cause:
+def explain(cluster: ClusterSettings, message: Outbound, native: str) -> Cause:
     """
     Find the likeliest cause that a send failed, in words and with the next step.
 
@@ -34,21 +41,56 @@ def explain(cluster: ClusterSettings, group: str, message: Outbound, native: str
     """
     try:
         route = cluster.route(message.topic)
-        brokers = {broker.name: broker.master_address for broker in route.brokers}
-        for name, address in brokers.items():
+        masters = {broker.name: broker.master_address for broker in route.brokers}
+        for name, address in masters.items():
             if address is None:
                 return Cause(f"broker {name} has no master now; wait for it or start it", False)
-            cluster.ask(address, timeout_seconds=_PROBE_SECONDS).producer_connections(group)
-    except BrokerUnavailableError as error:
-        return Cause(str(error), False)
-    except RemotingError as error:
-        if error.refused:
-            text = f"the broker refuses access_key and secret_key, or their permission: {error.remark}"
-            return Cause(text, False)
+        # A broker without a writable queue does no harm beside one that has some.
+        if not any(queues.writable for queues in route.queues):
+            for queues in route.queues:
+                address = masters.get(queues.broker_name)
+                if address is not None:
+                    return Cause(unwritable(cluster, address, message.topic, queues), False)
+        for address in filter(None, masters.values()):
+            try:
+                _try_half(cluster.ask(address, timeout_seconds=_PROBE_SECONDS), message)
+            except RemotingError as error:
+                return Cause(sentence(cluster, address, message, error), False)
+    except (BrokerUnavailableError, RemotingError) as error:
         return Cause(str(error), False)
     text = (
-        f"every broker of the topic answers now ({', '.join(map(str, brokers.values()))}), so the cause "
-        f"has passed or is the message: {len(message.body)} bytes of body, the broker's maxMessageSize is "
-        f"4194304 by default; the client said: {native}"
+        f"every broker of the topic takes such a message now ({', '.join(map(str, masters.values()))}), "
+        f"so the cause has passed; the client said: {native}"
     )
     return Cause(text, True)
+
+
+def _try_half(client: RemotingClient, message: Outbound) -> None:
+    """
+    Have a broker store a half message as large as another, and roll it back.
+
+    In the group of the scouts, of which each says ROLLBACK, and without the other's content: whatever
+    becomes of it, nobody can be given it for the other.
+
+    Raises:
+        RemotingError, BrokerUnavailableError: it refuses, or does not answer.
+    """
+    sizes = {"rmq_txn_probe": "x" * max(1, properties_bytes(message))}
+    probe = Outbound(message.topic, bytes(len(message.body)), key=None, tag=None, properties=sizes)
+    told = store(client, SCOUT_GROUP, probe, new_txn_id(), half=True)
+    stored_at = str(told.get("msgId", ""))[-16:]  # the offset in the commit log, after address and port
+    try:
+        commit_log_offset = int(stored_at, 16)
+    except ValueError:
+        return  # then it is asked about
+    fields = {
+        "topic": message.topic,
+        "producerGroup": SCOUT_GROUP,
+        "tranStateTableOffset": str(told.get("queueOffset", "")),
+        "commitLogOffset": str(commit_log_offset),
+        "commitOrRollback": _ROLLBACK,
+        "fromTransactionCheck": "false",
+        "msgId": str(told.get("msgId", "")),
+        "transactionId": str(told.get("transactionId") or ""),
+    }
+    client.tell(_END_TRANSACTION, fields, "to roll a probe back")

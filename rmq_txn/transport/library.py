@@ -180,6 +180,8 @@ def load_problem(library: str) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"loading it did not end within {_LOAD_TIMEOUT_SECONDS:g} seconds"
+    except OSError as exc:
+        return f"no process could be started to try it: {exc}"
     if child.returncode < 0:
         return f"loading it was ended by signal {signal.Signals(-child.returncode).name}"
     if child.returncode > 0:

@@ -12,11 +12,12 @@ import time
 
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
 from rmq_txn.message import Outbound
-from rmq_txn.transport.remoting import RemotingError
+from rmq_txn.transport.refusals import sentence
+from rmq_txn.transport.remoting import MESSAGE_ILLEGAL, RemotingClient, RemotingError
 from rmq_txn.transport.settings import ClusterSettings
 
 _SEND_MESSAGE = 10
-_MESSAGE_ILLEGAL = 13
+_HALF = 4  # MessageSysFlag.TRANSACTION_PREPARED_TYPE
 
 
 class PlainSender:
@@ -33,49 +34,61 @@ class PlainSender:
         if addresses is None:
             addresses = [address for address, _queues in self._broker.masters(message.topic)]
         random.shuffle(addresses)
-        failures: list[Exception] = []
+        said: list[str] = []
+        last: Exception | None = None
         for address in addresses:
+            client = self._broker.ask(address, timeout_seconds=self._broker.send_timeout_seconds)
             try:
-                self._send_to(address, message, message_id)
+                store(client, self._group, message, message_id)
             except RemotingError as error:
-                if error.code == _MESSAGE_ILLEGAL:
-                    raise InvalidMessageError(f"broker {address} refuses the message: {error}") from error
-                failures.append(error)
+                why = sentence(self._broker, address, message, error)
+                if error.code == MESSAGE_ILLEGAL:
+                    raise InvalidMessageError(why) from error
+                said.append(why)
+                last = error
             except BrokerUnavailableError as error:
-                failures.append(error)
+                said.append(str(error))
+                last = error
             else:
                 self._addresses[message.topic] = addresses  # remembered while it is good
                 return
         raise BrokerUnavailableError(
-            f"no broker of topic {message.topic!r} took the message: "
-            f"{'; '.join(map(str, failures)) or 'none is there'}"
-        ) from (failures[-1] if failures else None)
-
-    def _send_to(self, address: str, message: Outbound, message_id: str) -> None:
-        fields = {
-            "producerGroup": self._group,
-            "topic": message.topic,
-            "defaultTopic": "TBW102",  # required by the header; for topics that don't exist
-            "defaultTopicQueueNums": "4",
-            "queueId": "-1",  # the broker takes any of its queues
-            "sysFlag": "0",
-            "bornTimestamp": str(time.time_ns() // 1_000_000),
-            "flag": "0",
-            "properties": _on_the_wire(message, message_id),
-            "reconsumeTimes": "0",
-            "unitMode": "false",
-            "batch": "false",
-        }
-        timeout_seconds = self._broker.send_timeout_seconds
-        client = self._broker.ask(address, timeout_seconds=timeout_seconds)
-        client.tell(_SEND_MESSAGE, fields, "to store a message", message.body)
+            f"no broker of topic {message.topic!r} took the message: {'; '.join(said) or 'none is there'}"
+        ) from last
 
 
-def _on_the_wire(message: Outbound, message_id: str) -> str:
-    """Write the properties as clients do: name \\x01 value \\x02."""
+def store(
+    client: RemotingClient, group: str, message: Outbound, message_id: str, *, half: bool = False
+) -> dict[str, object]:
+    """
+    Ask a broker to store a message, one that consumers see or a half message.
+
+    Returns:
+        The fields of its answer: `msgId`, `queueOffset` and others.
+
+    Raises:
+        BrokerUnavailableError, RemotingError: it does not answer, or refuses.
+    """
     properties = {**message.properties, "UNIQ_KEY": message_id, "WAIT": "true"}
+    if half:
+        properties |= {"TRAN_MSG": "true", "PGROUP": group}
     if message.key is not None:
         properties["KEYS"] = message.key
     if message.tag is not None:
         properties["TAGS"] = message.tag
-    return "".join(f"{name}\x01{value}\x02" for name, value in properties.items())
+    fields = {
+        "producerGroup": group,
+        "topic": message.topic,
+        "defaultTopic": "TBW102",  # required by the header; for topics that don't exist
+        "defaultTopicQueueNums": "4",
+        "queueId": "-1",  # the broker takes any of its queues
+        "sysFlag": str(_HALF if half else 0),
+        "bornTimestamp": str(time.time_ns() // 1_000_000),
+        "flag": "0",
+        # As clients write them: name \x01 value \x02.
+        "properties": "".join(f"{name}\x01{value}\x02" for name, value in properties.items()),
+        "reconsumeTimes": "0",
+        "unitMode": "false",
+        "batch": "false",
+    }
+    return client.tell(_SEND_MESSAGE, fields, "to store a message", message.body)

@@ -17,19 +17,27 @@ from typing import Final, Literal
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
 from rmq_txn.transport import answers, wire
 from rmq_txn.transport.answers import ClientConnection, ClusterInfo, TopicRoute
+from rmq_txn.transport.stored import StoredMessage, read_messages
 
 SUCCESS: Final = 0
 SYSTEM_ERROR: Final = 1
+REQUEST_CODE_NOT_SUPPORTED: Final = 3
 TOPIC_NOT_EXIST: Final = 17
 QUERY_NOT_FOUND: Final = 22
 GROUP_NOT_EXIST: Final = 26
+MESSAGE_ILLEGAL: Final = 13
 NO_PERMISSION: Final = 16
 CONSUMER_NOT_ONLINE: Final = 206
 
+_NOTHING_THERE: Final = frozenset({19, 20, 21})  # PULL_NOT_FOUND, PULL_RETRY_IMMEDIATELY, PULL_OFFSET_MOVED
+
+_PULL_MESSAGE: Final = 11
 _QUERY_CONSUMER_OFFSET: Final = 14
 _UPDATE_CONSUMER_OFFSET: Final = 15
 _UPDATE_AND_CREATE_TOPIC: Final = 17
+_GET_BROKER_CONFIG: Final = 26
 _GET_MAX_OFFSET: Final = 30
+_GET_MIN_OFFSET: Final = 31
 _CONSUMER_SEND_MSG_BACK: Final = 36
 _GET_ROUTE_BY_TOPIC: Final = 105
 _GET_BROKER_CLUSTER_INFO: Final = 106
@@ -38,6 +46,9 @@ _GET_PRODUCER_CONNECTION_LIST: Final = 204
 _UPDATE_AND_CREATE_GROUP: Final = 200
 
 _PERM_READ_WRITE: Final = 6
+_PULLED_AT_ONCE: Final = 32
+_HAS_SUBSCRIPTION: Final = 4
+"""Of the flags of a pull: it neither commits nor waits, and needs no consumer of the group online."""
 
 
 class RemotingError(RmqTxnError):
@@ -82,7 +93,7 @@ class RemotingClient:
         self.address = address
         self.timeout_seconds = timeout_seconds
         self._credentials = credentials
-        self._endpoints = tuple(_endpoint(part) for part in address.split(";") if part.strip())
+        self._endpoints = tuple(wire.as_endpoint(part) for part in address.split(";") if part.strip())
         if not self._endpoints:
             raise ValueError(f"address is {address!r}, allowed is 'host:port', several with ';'")
 
@@ -96,7 +107,7 @@ class RemotingClient:
         # acceptStandardJsonOnly is understood from 4.9.4 on; older servers ignore it.
         fields = {"topic": topic, "acceptStandardJsonOnly": "true"}
         what = f"the route of topic {topic!r}"
-        with self._asking(what):
+        with self._asking(what, "name server"):
             answer = wire.as_object(self._ask_body(_GET_ROUTE_BY_TOPIC, fields, what), "route")
             return TopicRoute(
                 brokers=tuple(answers.read_broker(item) for item in wire.as_list(answer, "brokerDatas")),
@@ -106,7 +117,7 @@ class RemotingClient:
     def cluster_info(self) -> ClusterInfo:
         """Ask a name server which brokers are registered with it."""
         what = "the brokers of the cluster"
-        with self._asking(what):
+        with self._asking(what, "name server"):
             answer = wire.as_object(self._ask_body(_GET_BROKER_CLUSTER_INFO, {}, what), "cluster info")
             brokers = wire.as_object(answer.get("brokerAddrTable") or {}, "brokerAddrTable")
             clusters = wire.as_object(answer.get("clusterAddrTable") or {}, "clusterAddrTable")
@@ -216,10 +227,52 @@ class RemotingClient:
         with self._asking(what):
             return self._ask_offset(_GET_MAX_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
 
-    def request(self, code: int, fields: Mapping[str, str], what: str) -> tuple[dict[str, object], bytes]:
-        """Ask what has no method here; return header and body of the answer."""
+    def min_offset(self, topic: str, queue: int) -> int:
+        """Ask a broker for the offset of the oldest message that a queue still has."""
+        what = f"the beginning of queue {queue} of topic {topic!r}"
         with self._asking(what):
-            return self._ask(code, fields, what)
+            return self._ask_offset(_GET_MIN_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
+
+    def pull(self, group: str, topic: str, queue: int, offset: int) -> list[StoredMessage]:
+        """
+        Read the next messages of a queue, at most 32, none if there are no more; moves no offset.
+
+        Their offsets ascend, from `offset` on.
+        """
+        fields = {
+            "consumerGroup": group,
+            "topic": topic,
+            "queueId": str(queue),
+            "queueOffset": str(offset),
+            "maxMsgNums": str(_PULLED_AT_ONCE),
+            "sysFlag": str(_HAS_SUBSCRIPTION),
+            "commitOffset": "0",
+            "suspendTimeoutMillis": "0",
+            "subscription": "*",
+            "subVersion": "0",
+            "expressionType": "TAG",
+        }
+        what = f"queue {queue} of topic {topic!r} from offset {offset} on"
+        with self._asking(what):
+            try:
+                _header, body = self._ask(_PULL_MESSAGE, fields, what)
+            except RemotingError as error:
+                if error.code in _NOTHING_THERE:
+                    return []
+                raise
+            found = read_messages(body)
+            for before, message in zip([offset - 1, *(item.offset for item in found)], found, strict=False):
+                if message.offset <= before:  # who reads on from there would never end
+                    raise wire.MalformedAnswerError(f"offset {message.offset} after {before}")
+            return found
+
+    def broker_config(self) -> dict[str, str]:
+        """Ask a broker for its configuration; administrators may, where access control is enforced."""
+        what = "its configuration"
+        with self._asking(what):
+            _header, body = self._ask(_GET_BROKER_CONFIG, {}, what)
+            pairs = (line.partition("=") for line in body.decode(errors="replace").splitlines())
+            return {name.strip(): value.strip() for name, mark, value in pairs if mark}
 
     def _connections(
         self, code: int, fields: dict[str, str], kind: str, none_code: int
@@ -235,16 +288,26 @@ class RemotingClient:
                 raise
             return tuple(answers.read_connection(item) for item in wire.as_list(answer, "connectionSet"))
 
-    def tell(self, code: int, fields: Mapping[str, str], what: str, body: bytes = b"") -> None:
-        """Send one request whose answer says only that it succeeded; `what` names it in errors."""
+    def tell(self, code: int, fields: Mapping[str, str], what: str, body: bytes = b"") -> dict[str, object]:
+        """Send one request; return the fields of its answer, if any. `what` names it in errors."""
         with self._asking(what):
-            self._ask(code, fields, what, body)
+            header, _body = self._ask(code, fields, what, body)
+            return wire.as_object(header.get("extFields") or {}, "extFields")
 
     @contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """Turn an answer that makes no sense into the error of a server that isn't there."""
+    def _asking(self, what: str, whom: Literal["broker", "name server"] = "broker") -> Iterator[None]:
+        """Turn an answer that makes no sense, or a question to the wrong server, into a sentence."""
         try:
             yield
+        except RemotingError as exc:
+            if exc.code != REQUEST_CODE_NOT_SUPPORTED:
+                raise
+            usual = "9876" if whom == "name server" else "10911"
+            raise BrokerUnavailableError(
+                f"{self.address} is no {whom}: asked for {what} it does not know the question (code "
+                f"{exc.code}: {exc.remark}); is this the port of something else of RocketMQ's? A {whom} "
+                f"listens on port {usual} by default"
+            ) from exc
         except wire.MalformedAnswerError as exc:
             raise BrokerUnavailableError(
                 f"{self.address} was asked for {what} and gave no answer in the RocketMQ remoting "
@@ -257,10 +320,7 @@ class RemotingClient:
 
     def _ask_offset(self, code: int, fields: Mapping[str, str], what: str) -> int:
         header, _body = self._ask(code, fields, what)
-        offset = wire.as_text(wire.as_object(header.get("extFields") or {}, "extFields"), "offset")
-        if not offset.lstrip("-").isdecimal():
-            raise wire.MalformedAnswerError(f"the answer's offset is {offset!r}")
-        return int(offset)
+        return wire.as_offset(header)
 
     def _ask(
         self, code: int, fields: Mapping[str, str], what: str, body: bytes = b""
@@ -290,11 +350,3 @@ class RemotingClient:
             f"{self.address} was asked for {what} and did not answer within "
             f"{self.timeout_seconds:g} s ({'; '.join(failures)})"
         ) from last
-
-
-def _endpoint(text: str) -> tuple[str, int]:
-    """Split "host:port"; an IPv6 host stands in brackets."""
-    host, separator, port = text.strip().rpartition(":")
-    if not separator or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"address is {text!r}, allowed is 'host:port' with a port of 1 to 65535")
-    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -16,12 +16,8 @@ from typing import Final
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError, SettingsError
 from rmq_txn.transport.remoting import TOPIC_NOT_EXIST, RemotingClient, RemotingError
 from rmq_txn.transport.settings import ClusterSettings
-from rmq_txn.transport.stored import StoredMessage, read_messages
+from rmq_txn.transport.stored import StoredMessage
 
-_PULL_MESSAGE: Final = 11
-_NOTHING_THERE: Final = frozenset({19, 20, 21})  # PULL_NOT_FOUND, PULL_RETRY_IMMEDIATELY, PULL_OFFSET_MOVED
-_HAS_SUBSCRIPTION: Final = 4  # so that the broker does not ask for a consumer that is online
-_PULLED_AT_ONCE: Final = 32
 LOOK_AHEAD: Final = 1024
 """
 How many messages of a queue are looked at. More than a consumer holds by default (100, and one
@@ -121,7 +117,7 @@ def _ahead(
 ) -> Iterator[StoredMessage]:
     seen = 0
     while seen < LOOK_AHEAD:
-        messages = pull(client, group, topic, queue, offset)
+        messages = client.pull(group, topic, queue, offset)
         if not messages:
             return
         for message in messages:
@@ -130,33 +126,3 @@ def _ahead(
                 return
         seen += len(messages)
         offset = messages[-1].offset + 1
-
-
-def pull(client: RemotingClient, group: str, topic: str, queue: int, offset: int) -> list[StoredMessage]:
-    """
-    Read the next messages of a queue, at most 32, none if there are no more; moves no offset.
-
-    Raises:
-        BrokerUnavailableError, RemotingError: the broker can't be asked, or refuses.
-        MalformedAnswerError: its answer is not what a broker of 4.x or 5.x sends.
-    """
-    fields = {
-        "consumerGroup": group,
-        "topic": topic,
-        "queueId": str(queue),
-        "queueOffset": str(offset),
-        "maxMsgNums": str(_PULLED_AT_ONCE),
-        "sysFlag": str(_HAS_SUBSCRIPTION),
-        "commitOffset": "0",
-        "suspendTimeoutMillis": "0",
-        "subscription": "*",
-        "subVersion": "0",
-        "expressionType": "TAG",
-    }
-    try:
-        _header, body = client.request(_PULL_MESSAGE, fields, f"queue {queue} of topic {topic!r}")
-    except RemotingError as error:
-        if error.code in _NOTHING_THERE:
-            return []
-        raise
-    return read_messages(body)

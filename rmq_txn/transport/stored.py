@@ -10,9 +10,10 @@ import ipaddress
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from rmq_txn.errors import InvalidMessageError
 from rmq_txn.transport.wire import MalformedAnswerError
 
 COMPRESSED: Final = 1
@@ -22,6 +23,9 @@ _TYPE_SHIFT: Final = 8
 _TYPE_MASK: Final = 7
 # 0 is what producers before 5.0 write; they had zlib only.
 COMPRESSIONS: Final[Mapping[int, str]] = {0: "zlib", 1: "LZ4", 2: "ZSTD", 3: "zlib"}
+
+MAX_PLAIN_BYTES: Final = 64 * 1024 * 1024
+"""A body that inflates to more is not read: 4 MiB of zlib can hold 4 GiB."""
 
 _MAGIC_V1: Final = 0xDAA320A7
 _MAGIC_V2: Final = 0xDAA320AB  # the length of the topic takes two bytes, not one
@@ -38,8 +42,9 @@ class StoredMessage:
     sys_flag: int
     born_milliseconds: int
     born_host: str
+    stored_milliseconds: int
     redeliveries: int
-    body: bytes
+    body: bytes = field(repr=False)
     properties: Mapping[str, str]
 
     @property
@@ -61,13 +66,14 @@ class StoredMessage:
         The body as its producer sent it.
 
         Raises:
-            MalformedAnswerError: it is compressed with something else than zlib.
+            InvalidMessageError: it is compressed with something else than zlib, or too large.
         """
         if not self.sys_flag & COMPRESSED:
             return self.body
-        if self.undecodable:
-            raise MalformedAnswerError(f"message {self.message_id} can't be read: {self.undecodable}")
-        return zlib.decompress(self.body)
+        body = _inflated(self.body)
+        if body is None:
+            raise InvalidMessageError(f"message {self.message_id!r} can't be read: {self.undecodable}")
+        return body
 
     @property
     def undecodable(self) -> str:
@@ -76,8 +82,13 @@ class StoredMessage:
 
         It calls zlib for every compressed body, whatever its type says, and so does this.
         """
-        if not self.sys_flag & COMPRESSED or _inflates(self.body):
+        if not self.sys_flag & COMPRESSED:
             return ""
+        try:
+            if _inflated(self.body) is not None:
+                return ""
+        except InvalidMessageError:
+            return ""  # too large for us; the client reads it if it has the memory
         if self.compression == "zlib":
             return "its body is flagged as compressed with zlib and is not"
         return f"its body is compressed with {self.compression}, the client knows only zlib"
@@ -94,16 +105,23 @@ class StoredMessage:
         return ", ".join(f"{name} {value}" for name, value in shown.items() if value)
 
 
-def _inflates(body: bytes) -> bool:
+def _inflated(body: bytes) -> bytes | None:
+    """
+    Return what a body becomes, None if it is not zlib.
+
+    Raises:
+        InvalidMessageError: more than `MAX_PLAIN_BYTES`, of which no more were made.
+    """
     inflater = zlib.decompressobj()
     try:
-        # Bit by bit and thrown away: a small body may become gigabytes.
-        inflater.decompress(body, 65536)
-        while not inflater.eof and inflater.unconsumed_tail:
-            inflater.decompress(inflater.unconsumed_tail, 65536)
+        plain = inflater.decompress(body, MAX_PLAIN_BYTES + 1)
     except zlib.error:
-        return False
-    return inflater.eof
+        return None
+    if len(plain) > MAX_PLAIN_BYTES:
+        raise InvalidMessageError(
+            f"its body of {len(body)} bytes inflates to more than {MAX_PLAIN_BYTES} bytes, that is the limit"
+        )
+    return plain if inflater.eof else None
 
 
 def read_messages(data: bytes) -> list[StoredMessage]:
@@ -137,14 +155,16 @@ def _read(data: bytes) -> StoredMessage:
     (port,) = struct.unpack_from(">i", data, at + host)
     address = ipaddress.ip_address(data[at : at + host])
     born_host = f"[{address}]:{port}" if host == 16 else f"{address}:{port}"
-    at += host + 4 + 8  # and the time it was stored
+    at += host + 4
+    (stored,) = struct.unpack_from(">q", data, at)
+    at += 8
     at += (16 if sys_flag & STORE_HOST_V6 else 4) + 4
     (redeliveries,) = struct.unpack_from(">i", data, at)
     at += 4 + 8  # and the offset of its half message
     body, at = _take(data, at, ">i")
     topic, at = _take(data, at, ">B" if magic == _MAGIC_V1 else ">H")
     properties, at = _take(data, at, ">H")
-    pairs = (item.partition("\x01") for item in properties.decode(errors="replace").split("\x02"))
+    pairs = (item.partition("\x01") for item in properties.decode(errors="backslashreplace").split("\x02"))
     return StoredMessage(
         topic=topic.decode(),
         queue=queue,
@@ -153,6 +173,7 @@ def _read(data: bytes) -> StoredMessage:
         sys_flag=sys_flag,
         born_milliseconds=born,
         born_host=born_host,
+        stored_milliseconds=stored,
         redeliveries=redeliveries,
         body=body,
         properties={name: value for name, mark, value in pairs if mark},

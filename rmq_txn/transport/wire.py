@@ -23,13 +23,18 @@ from typing import Final
 
 _RESPONSE_FLAG: Final = 1
 _JSON_HEADER: Final = 0
+# V3_4_9 of MQVersion.java, the first for which a broker heeds how many redeliveries `send_back` asks for;
+# below it the group's own retryMaxTimes holds (seen on 5.4.0). Nothing newer is promised to us.
+_VERSION: Final = 121
 # What servers accept by default; a longer "frame" is somebody else's protocol.
 _MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 # A connection carries one request, so the number only tells the answer from requests a server sends.
 _OPAQUE: Final = 1
 
-# A string (kept as it is), or an integer that stands where a key must stand.
-_STRING_OR_BARE_KEY = re.compile(r'"(?:[^"\\]|\\.)*"|(?<=[{,])\s*(-?\d+)(?=\s*:)')
+# A string (kept as it is, also one that never ends: else each quote in it is tried anew), or an
+# integer that stands where a key must stand.
+_STRING_OR_BARE_KEY = re.compile(r'"(?:[^"\\]|\\.)*"?|(?<=[{,])\s*(-?\d+)(?=\s*:)')
+_OFFSET = re.compile(r"-?[0-9]{1,19}")
 
 
 class MalformedAnswerError(ValueError):
@@ -63,8 +68,7 @@ def encode(
     header = {
         "code": code,
         "language": "PYTHON",
-        # 0 is older than any release: servers then promise nothing new, which suits a probe.
-        "version": 0,
+        "version": _VERSION,
         "opaque": _OPAQUE,
         "flag": 0,
         "extFields": dict(fields),
@@ -77,7 +81,7 @@ def encode(
 def exchange(host: str, port: int, seconds: float, frame: bytes) -> tuple[dict[str, object], bytes]:
     """Send a frame and return header and body of its answer, all within `seconds`."""
     deadline = time.monotonic() + seconds
-    with socket.create_connection((host, port), timeout=max(seconds, 0.001)) as connection:
+    with _connect(host, port, max(seconds, 0.001)) as connection:
         connection.settimeout(_left(deadline))
         connection.sendall(frame)
         while True:
@@ -87,6 +91,13 @@ def exchange(host: str, port: int, seconds: float, frame: bytes) -> tuple[dict[s
             if is_answer and header.get("opaque") == _OPAQUE:
                 return header, body
             # Servers send requests of their own (a changed group, a check) on any connection.
+
+
+def _connect(host: str, port: int, seconds: float) -> socket.socket:
+    try:
+        return socket.create_connection((host, port), timeout=seconds)
+    except ValueError as exc:  # a label longer than 63 characters, say: no name that could be looked up
+        raise OSError(f"{host!r} is no host name: {exc}") from exc
 
 
 def _left(deadline: float) -> float:
@@ -130,7 +141,7 @@ def loads(data: bytes) -> object:
             return json.loads(text)
         except json.JSONDecodeError:
             return json.loads(_STRING_OR_BARE_KEY.sub(_quoted_key, text))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise MalformedAnswerError(f"not JSON: {data[:80]!r}") from exc
 
 
@@ -165,6 +176,27 @@ def as_text(fields: Mapping[str, object], key: str) -> str:
 def as_number(fields: Mapping[str, object], key: str) -> int:
     """Return the integer under `key`, 0 if it is absent."""
     value = fields.get(key, 0)
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise MalformedAnswerError(f"{key} is {value!r:.80}, expected an integer")
     return value
+
+
+def as_offset(header: Mapping[str, object], key: str = "offset") -> int:
+    """Return the offset that a header carries: a number of 64 bits, as text."""
+    text = as_text(as_object(header.get("extFields") or {}, "extFields"), key)
+    if not _OFFSET.fullmatch(text):
+        raise MalformedAnswerError(f"the answer's {key} is {text!r:.80}")
+    return int(text)
+
+
+def as_endpoint(text: str) -> tuple[str, int]:
+    """
+    Split "host:port"; an IPv6 host stands in brackets.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, separator, port = text.strip().rpartition(":")
+    if not separator or not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError(f"address is {text!r:.200}, allowed is 'host:port' with a port of 1 to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -9,7 +9,6 @@ import pytest
 
 from rmq_txn import RocketMQ
 from rmq_txn.testing import RocketMQContainer
-from rmq_txn.transport.remoting import RemotingClient
 from tests.contract.conftest import desk  # noqa: F401 - a fixture
 from tests.contract.test_native_transport import TestNativeTransport
 
@@ -30,15 +29,6 @@ def new_topic(rocketmq: RocketMQContainer) -> Callable[[], str]:
         return name
 
     return create
-
-
-@pytest.fixture(scope="module")
-def broker_knows(rocketmq: RocketMQContainer) -> Callable[[str], bool]:
-    """Return a function that says whether a producer group has a client registered."""
-    (found,) = RemotingClient(rocketmq.name_server).cluster_info().brokers.values()
-    assert found.master_address is not None
-    broker = RemotingClient(found.master_address)
-    return lambda group: bool(broker.producer_connections(group))
 
 
 class TestContractInAContainer(TestNativeTransport):

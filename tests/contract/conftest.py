@@ -11,7 +11,6 @@ pytest.register_assert_rewrite("tests.contract.suite", "tests.contract.desk")
 
 from devstack import LocalStack  # noqa: E402 - after the rewrite is registered
 from rmq_txn.transport import Transport  # noqa: E402
-from rmq_txn.transport.remoting import RemotingClient  # noqa: E402
 from tests.contract.desk import Desk  # noqa: E402
 
 
@@ -27,20 +26,12 @@ def new_topic(stack: LocalStack) -> Callable[[], str]:
     return create
 
 
-@pytest.fixture(scope="session")
-def broker_knows(stack: LocalStack) -> Callable[[str], bool]:
-    """Return a function that says whether a producer group has a client registered."""
-    broker = RemotingClient(stack.broker_address)
-    return lambda group: bool(broker.producer_connections(group))
-
-
 @pytest.fixture(scope="class")
 def desk(
     request: pytest.FixtureRequest,
     transport: Transport,
     new_topic: Callable[[], str],
-    broker_knows: Callable[[str], bool],
 ) -> Iterator[Desk]:
     """Return the desk that the tests of one suite share."""
-    with Desk(transport, new_topic, request.cls.features, broker_knows) as desk:
+    with Desk(transport, new_topic, request.cls.features) as desk:
         yield desk

@@ -39,14 +39,8 @@ class Desk:
     A message without a script is answered UNKNOWN when asked about, and ACK when delivered.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        new_topic: Callable[[], str],
-        features: Features,
-        broker_knows: Callable[[str], bool],
-    ) -> None:
-        self.transport, self.features, self._broker_knows = transport, features, broker_knows
+    def __init__(self, transport: Transport, new_topic: Callable[[], str], features: Features) -> None:
+        self.transport, self.features = transport, features
         self.topic = new_topic()
         self.resources = ExitStack()
         self.checks: list[Check] = []
@@ -71,15 +65,11 @@ class Desk:
     def new_producer(
         self, check: Callable[[Check], Any] | None = None, *, group: str | None = None
     ) -> ProducerTransport:
-        """
-        Start another producer client that its broker knows; it is closed with the desk.
-        """
-        group = group or self.group
+        """Start another producer client that its broker knows; it is closed with the desk."""
         return known_producer(
-            lambda: self.transport.producer(group, check or self.answer_check),
+            lambda: self.transport.producer(group or self.group, check or self.answer_check),
             self.topic,
             self.resources,
-            lambda _producer: self._broker_knows(group),
         )
 
     def new_silent_producer(

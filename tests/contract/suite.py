@@ -25,6 +25,7 @@ from tests.kit.wait import until
 
 COMMIT, ROLLBACK, UNKNOWN = Verdict.COMMIT, Verdict.ROLLBACK, Verdict.UNKNOWN
 ACK, RETRY = Answer.ACK, Answer.RETRY
+LONG_DELIVERY_SECONDS = 3.0
 
 
 def commit(_message_id: str) -> Verdict:
@@ -414,7 +415,7 @@ class TransportContract:
         # Not into the desk's records: in a group of its own it gets the messages of other tests once more.
         consumer = desk.new_consumer(lambda _delivery: ACK, group=group)
         until(lambda: consumer.is_registered(desk.topic), "the registration of the consumer")
-        until(lambda: desk.producer.is_registered(desk.topic), "the registration of the producer")
+        assert desk.producer.is_registered(desk.topic)
         strangers = (
             desk.transport.consumer(group, {desk.topic: ["*"]}, 1, desk.answer_delivery),
             desk.transport.producer(desk.group, desk.answer_check),
@@ -495,23 +496,24 @@ class TransportContract:
 
     def test_a_closing_consumer_ends_its_delivery_and_gives_the_rest_back(self, desk: Desk) -> None:
         """The running one is waited for; those behind it reach the next consumer of the group."""
-        group, closed, entered = desk.new_group(), threading.Event(), threading.Event()
+        group, closed = desk.new_group(), threading.Event()
+        entered, closing = threading.Event(), threading.Event()
         still_open: list[bool] = []
         handled: list[str] = []
-        lock = threading.Lock()
+        by_next: list[str] = []
 
         def slow(delivery: Delivery) -> Answer:
             if delivery.tag != "slow":
                 return ACK
             entered.set()
-            still_open.append(not closed.wait(1.0))
-            with lock:
-                handled.append(delivery.properties[PROPERTY_TXN_ID])
+            closing.wait(CLOSE_SECONDS)
+            # Longer than a client may take to stop when nothing runs: that is no waiting.
+            still_open.append(not closed.wait(LONG_DELIVERY_SECONDS))
+            handled.append(delivery.properties[PROPERTY_TXN_ID])
             return ACK
 
         def quick(delivery: Delivery) -> Answer:
-            with lock:
-                handled.append(delivery.properties[PROPERTY_TXN_ID])
+            by_next.append(delivery.properties[PROPERTY_TXN_ID])
             return ACK
 
         first = desk.new_consumer(slow, threads=1, group=group)
@@ -519,14 +521,38 @@ class TransportContract:
         for message in messages:
             desk.send(message)
         assert entered.wait(desk.features.delivery_within_seconds)
+        closing.set()
         first.close(0.0, CLOSE_SECONDS)
         closed.set()
-        assert all(still_open), "close returned before its delivery had ended"
         desk.new_consumer(quick, group=group)
         wanted = {message.properties[PROPERTY_TXN_ID] for message in messages}
         until(
-            lambda: wanted <= set(handled), "every message handled", desk.features.redelivery_within_seconds
+            lambda: wanted <= {*handled, *by_next},
+            "every message handled",
+            desk.features.redelivery_within_seconds,
         )
+        assert still_open == [True], "close returned before its delivery had ended, or more were handled"
+        assert not set(handled) & set(by_next), "an acknowledged delivery came back"
+
+    def test_a_closing_consumer_handles_what_is_already_here_while_it_drains(self, desk: Desk) -> None:
+        """Giving back costs a redelivery, and the next consumer ten seconds."""
+        entered, closing = threading.Event(), threading.Event()
+        handled: list[Delivery] = []
+
+        def deliver(delivery: Delivery) -> Answer:
+            if delivery.tag == "drained":
+                entered.set()
+                closing.wait(CLOSE_SECONDS)
+                handled.append(delivery)
+            return ACK
+
+        for _ in range(12):  # there before the consumer is, so that a pull brings several
+            desk.send(desk.message(tag="drained"))
+        consumer = desk.new_consumer(deliver, threads=1, group=desk.new_group())
+        assert entered.wait(desk.features.delivery_within_seconds)
+        threading.Timer(0.2, closing.set).start()
+        consumer.close(CLOSE_SECONDS, CLOSE_SECONDS)
+        assert len(handled) > 1
 
 
 def _raising(problem: BaseException) -> Callable[[str], Verdict]:

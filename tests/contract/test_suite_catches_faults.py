@@ -76,9 +76,9 @@ class FaultyProducer:
     def __init__(self, transport: Faulty, inner: ProducerTransport) -> None:
         self._transport, self._inner = transport, inner
 
-    def start(self) -> None:
+    def start(self, topics: Sequence[str] = ()) -> None:
         """See ProducerTransport."""
-        self._inner.start()
+        self._inner.start(topics)
 
     def send_half(self, message: Outbound, execute: Execute) -> None:
         """See ProducerTransport."""
@@ -91,6 +91,15 @@ class FaultyProducer:
     def is_registered(self, topic: str) -> bool:
         """See ProducerTransport."""
         return self._inner.is_registered(topic)
+
+    @property
+    def instance(self) -> str:
+        """See ProducerTransport."""
+        return self._inner.instance
+
+    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
+        """See ProducerTransport."""
+        return self._inner.registered_clients(topic)
 
     def close(self, timeout_seconds: float) -> None:
         """See ProducerTransport."""
@@ -364,14 +373,12 @@ OpenDesk = Callable[[type[Faulty]], Desk]
 
 
 @pytest.fixture
-def open_desk(
-    stack: LocalStack, new_topic: Callable[[], str], broker_knows: Callable[[str], bool]
-) -> Iterator[OpenDesk]:
+def open_desk(stack: LocalStack, new_topic: Callable[[], str]) -> Iterator[OpenDesk]:
     """Return a function that makes a desk over a faulty transport; it is closed at the end."""
     opened: list[Desk] = []
 
     def open_(fault: type[Faulty]) -> Desk:
-        desk = Desk(fault(RocketMQ(stack.name_server)), new_topic, IMPATIENT, broker_knows)
+        desk = Desk(fault(RocketMQ(stack.name_server)), new_topic, IMPATIENT)
         opened.append(desk)
         return desk
 

@@ -209,10 +209,14 @@ def test_a_poisoned_message_is_parked_until_it_is_mended(kept: Demo, unique: str
     tab.wait_for(unique, "parked")
     other = f"{unique}-other"
     assert kept.transfer(other).status == 201
-    assert unique not in kept.wait_for_points(other).entries
+    books = kept.wait_for_points(other)
+    assert unique not in books.entries
+    assert (unique in books.missing, unique in books.awaited) == (True, False)
     answers = [kept.account.post("/points-service/mend", {"transfer_id": unique}) for _ in range(2)]
     assert [(answer.status, answer.body["replayed"]) for answer in answers] == [(200, True), (200, False)]
-    assert unique in kept.ledger.read().entries
+    books = kept.ledger.read()
+    assert unique in books.entries
+    assert unique not in books.parked
 
 
 def test_transfers_wait_for_a_points_service_that_is_away(kept: Demo, unique: str) -> None:

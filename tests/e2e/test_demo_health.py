@@ -157,7 +157,7 @@ def test_a_service_that_serves_is_registered_already(demo: Demo) -> None:
     for service in demo.services:
         service.stop()
         service.start(wait=False)
-        first = until(lambda s=service: _answer(s), "an answer", 30)
+        first = until(lambda s=service: _answer(s), "an answer", 120)
         assert first is not None
         assert parts(first) == (200, "ok", "ok", "ok")
         service.wait_ready()

@@ -24,7 +24,7 @@ BROKEN_ROWS = {
     "slow_check_back": ("verdict",),
 }
 # States of a transfer about which nothing more will happen.
-ENDS = ("done", "refused", "repeated", "rolled_back", "undone", "warm_up")
+ENDS = ("done", "refused", "repeated", "rolled_back", "undone", "no_transfer")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from tests.kit.rows import rows
 from tests.kit.wait import until
 
 pytestmark = pytest.mark.servers
+
+LOG_LINE = r"\d{4}-\d\d-\d\d [\d:,]+ [A-Z]+ \d+ rmq_txn\.\w"
 
 SERVICE = """
 import os
@@ -153,6 +156,26 @@ def test_processes_share_the_work_are_replaced_and_drain(service: Service) -> No
     assert supervisor.wait(60) == exit_codes.OK
     assert "slow" in service.effects()
     assert not any(map(is_alive, service.pids("started")))
+    # Nothing on stdout or stderr but the log, of which each line is one record.
+    assert [line for line in service.said().splitlines() if not re.match(LOG_LINE, line)] == []
+
+
+def test_a_process_that_can_not_be_started_takes_no_other_down(service: Service) -> None:
+    """The system has no file left for the supervisor: it waits and tries again, the others work on."""
+    supervisor = service.start("--processes", "2")
+    until(lambda: len(service.pids()) == 2, "two processes are ready", 60)
+    killed, left = service.pids()
+    _soft, hard = resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE, (3, hard))
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: service.said().count("consumer process can't be started") >= 2, "it was tried twice", 60)
+    assert supervisor.poll() is None
+    assert is_alive(left)
+    resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE, (hard, hard))
+    until(lambda: len(service.pids()) == 3, "the killed one is replaced", 60)
+    assert is_alive(left)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(60) == exit_codes.OK
 
 
 def test_a_killed_supervisor_leaves_no_process(service: Service) -> None:

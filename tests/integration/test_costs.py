@@ -22,7 +22,7 @@ from rmq_txn import (
 )
 from rmq_txn.checkback import Oracle
 from rmq_txn.errors import InvalidMessageError
-from rmq_txn.identity import new_txn_id
+from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
 from rmq_txn.sql import STATEMENTS
 from rmq_txn.transport import Deliver
@@ -207,7 +207,7 @@ def test_a_check_back_sends_the_statements_of_the_page(scales: Scales) -> None:
     """One of a committed transaction, one that fences."""
     producer = scales.producer()
     receipt = producer.send_in_transaction(scales.messages(1), lambda txn: txn.txn_id)
-    oracle = Oracle(scales.database, "owner", 7 * 86_400.0)
+    oracle = Oracle(scales.database, Owner("owner", b"s"), 7 * 86_400.0)
     assert oracle.decide(receipt.txn_id, 0, receipt.message_ids[0]) is Verdict.COMMIT
     assert scales.meter.transaction_with(receipt.txn_id) == COSTS["check-back, committed"]
     unknown = new_txn_id()

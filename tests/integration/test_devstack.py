@@ -18,6 +18,7 @@ import pytest
 
 from devstack import LocalStack, Stack, StackError, StackSettings
 from devstack.guard import boot_id, start_ticks
+from devstack.machine import ports_open_to_others
 from devstack.settings import CHECKOUT
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.transport.remoting import RemotingClient, RemotingError
@@ -118,6 +119,33 @@ def test_the_example_of_the_document_runs(tmp_path: Path) -> None:
     assert re.fullmatch(r"127\.0\.0\.1:\d+ mysql://account:\w+@127\.0\.0\.1:\d+/account\n", ran.stdout)
 
 
+def test_only_the_port_that_rocketmq_cannot_bind_is_open_to_other_machines(running: LocalStack) -> None:
+    """The kernel's word; what the stack says of itself is the same."""
+    found = {server.name: ports_open_to_others(server.pid) for server in running.servers}
+    assert found == {"namesrv": set(), "broker": {running.ports.broker + 1}, "database": set()}
+    assert set(running.open_ports) == found["broker"]
+    said = devstack("status", running.settings.folder).stdout
+    assert f"open      {running.ports.broker + 1} of the broker on every address" in said
+    with pytest.raises(StackError, match="runs without RocketMQ's proxy"):
+        running.proxy_address  # noqa: B018
+
+
+def test_a_stack_has_a_proxy_when_it_is_asked_for(
+    request: pytest.FixtureRequest, tmp_path: Path, running: LocalStack
+) -> None:
+    """It serves routes and gRPC, and says that its ports are open to other machines."""
+    stack = LocalStack(StackSettings.for_tests(tmp_path, proxy=True))
+    try:
+        stack.namesrv.start()
+        stack.broker.start()  # ready when the proxy answers
+        host, port = stack.proxy_address.split(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
+        ports = {stack.ports.broker + 1, stack.ports.proxy_grpc, stack.ports.proxy_remoting}
+        assert ports_open_to_others(stack.broker.pid) == set(stack.open_ports) == ports
+    finally:
+        stack.close()
+
+
 def test_two_stacks_run_side_by_side(
     running: LocalStack, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -196,7 +224,7 @@ def test_a_broker_that_refuses_its_configuration_reports_its_log(tmp_path: Path)
     with pytest.raises(StackError, match="broker ended before it was ready") as caught:
         LocalStack(settings).broker.start()
     text = str(caught.value)
-    assert "org.apache.rocketmq.proxy.ProxyStartup" in text
+    assert "org.apache.rocketmq.broker.BrokerStartup" in text
     assert "exit code: 253" in text
     assert "Slave's brokerId must be > 0" in text
 

@@ -55,6 +55,7 @@ CULPRIT = "tests/integration/test_consume.py::test_a_message_that_kills_the_clie
 PARKED_COMMANDS = "tests/integration/test_parked_commands.py"
 PARKED = f"{PARKED_COMMANDS}::test_parked_messages_are_listed_shown_replayed_and_dropped"
 BURIED = f"{PARKED_COMMANDS}::test_a_dead_letter_is_replayed_by_one_command"
+FRESH = "tests/unit/test_demo_runs.py::test_beginning_anew_removes_what_earlier_stacks_left"
 # Not part of ./dev test: `./dev test --containers` runs it, with docker-compose 1.
 CONTAINERS = "tests/containers/run.py::main"
 INSTALL_FROM = "tests/unit/test_library.py::test_install_from_a_file_asks_no_index"
@@ -69,6 +70,8 @@ COMMANDS = {
     "./dev stack up": "tests/integration/test_tutorial.py::test_the_tutorial_does_what_it_says",
     "./dev test --containers": CONTAINERS,
     "./dev test --stack containers": CONTAINERS,
+    "./dev test --database mysql": HERE,  # what ./dev test does after its first run
+    "./dev demo --fresh": FRESH,
     "./dev test": HERE,  # this run: .ci/run is nothing but ./dev test
     "./dev release": RELEASE,
     "pip install 'rmq-txn[native-install] @ git+https://YOUR-GIT-HOST/rmq_txn.git'": FROM_GIT,

@@ -86,6 +86,20 @@ def test_a_rejected_message_is_parked_at_once_and_its_writes_are_undone(desk: De
     assert handler.calls.count("bad") == 1
 
 
+def test_a_handler_that_returns_without_having_run_is_never_acknowledged_as_done(desk: Desk) -> None:
+    """A lambda hides the coroutine at registration; what comes back is seen before COMMIT."""
+
+    async def award(txn: Transaction, delivery: Delivery) -> None:
+        desk.award(txn, delivery)
+
+    desk.consumer(lambda txn, delivery: award(txn, delivery), max_attempts=1)
+    desk.publish("m")
+    until(lambda: parked(desk) == [(ParkedState.EXHAUSTED, 1)], "parked", 40)
+    assert desk.effects() == []
+    ((error,),) = rows(desk.url, "SELECT error FROM rmq_txn_parked")
+    assert b"returned a coroutine: that work has not run" in error
+
+
 def test_a_replay_after_a_fix_has_its_effect_once_however_often_it_is_done(desk: Desk) -> None:
     """A replay that fails leaves the message parked; of eight at once only one has an effect."""
     handler = Broken(desk, "m")

@@ -62,8 +62,8 @@ class _WrappedProducer:
         self._inner = inner
         self._hooks = hooks
 
-    def start(self) -> None:
-        self._inner.start()
+    def start(self, topics: Sequence[str] = ()) -> None:
+        self._inner.start(topics)
 
     def send_half(self, message: Outbound, execute: Execute) -> None:
         self._hooks._on_send(message)
@@ -75,6 +75,13 @@ class _WrappedProducer:
 
     def is_registered(self, topic: str) -> bool:
         return self._inner.is_registered(topic)
+
+    @property
+    def instance(self) -> str:
+        return self._inner.instance
+
+    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
+        return self._inner.registered_clients(topic)
 
     def close(self, timeout_seconds: float) -> None:
         self._inner.close(timeout_seconds)

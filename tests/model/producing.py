@@ -43,6 +43,11 @@ class Protections:
     removal_waits_for_the_last_question: bool = True
     removal_only_when_undisturbed: bool = True
     removal_not_after_late_verdict: bool = True
+    unknown_from_an_error_disturbs: bool = True
+    siblings_have_rows: bool = True
+    siblings_tell_disturbances: bool = True
+    removal_waits_for_old_rows: bool = True
+    stamp: bool = True
     check_back_has_an_age_limit: bool = True
 
 
@@ -78,7 +83,14 @@ class State(NamedTuple):
     message: str = ""
     """The message consumers can see: '', stored (in memory), on disk, or delivered."""
     undisturbed: bool = True
-    """No pause, no broker that went away, since the half message was sent."""
+    """No pause, no broker that went away, no answer UNKNOWN by error, since the half message was sent."""
+    refuses: bool = False
+    """The database can be read and takes no write: read only, locked, full, without a quorum."""
+    sibling: str = "well"
+    """Another producer of the group: well; cut off, with a row that looks fresh still; stale, with an old
+    row or none; or well again, and its row tells that it was not."""
+    forged: str = ""
+    """fenced: a half message of a stranger that names our owner has a row in our log."""
     late: bool = False
     relay_waits: bool = False
     """The relay has SEND_OK and waits 60 s before it deletes the row."""
@@ -234,7 +246,7 @@ class Producing:
                 database_was_away=True,
                 caller="verdict",
             )
-        elif s.caller == "ask":
+        elif s.caller == "ask" and not s.refuses:
             verdict, then = self.decide(s, s.winner)
             told = {"commit": "committed", "rollback": "not committed", "unknown": "in doubt"}[verdict]
             yield Step(
@@ -281,7 +293,47 @@ class Producing:
         if s.log not in ("", "pruned") and settled and not pending and not s.outbox:
             yield Step("a week later the log row is pruned", s._replace(log="pruned"))
 
+    @names("rmq_txn.txlog.probe")
+    def database_refuses(self, s: State) -> Steps:
+        """After COMMIT; before it, refusing a transaction is a connection that breaks, which is above."""
+        if not s.refuses and s.outbox:
+            yield from self.fault(s, "the database takes no more writes", refuses=True)
+        if s.refuses:
+            yield Step("the database takes writes again", s._replace(refuses=False))
+
+    # The rest of the group.
+
+    @names("rmq_txn.siblings.Siblings.look", "rmq_txn.presence.Presence.look")
+    def sibling_falls_ill(self, s: State) -> Steps:
+        """Cut off from the database, or left open, or of another language, which has no row at all."""
+        if s.sibling == "well" and s.outbox:  # before COMMIT nothing is at stake
+            yield from self.fault(s, "a sibling loses the database", sibling="cut off")
+        if s.sibling == "cut off":
+            yield Step("the row of the sibling grows old", s._replace(sibling="stale"))
+        if s.sibling in ("cut off", "stale"):
+            yield Step("the sibling is well again", s._replace(sibling="well again"))
+
+    def trusts_siblings(self, s: State) -> bool:
+        """Whether the rows of the group allow the owner to believe in its answers."""
+        if s.sibling == "cut off":
+            # Copies are kept so much longer than the broker asks that the row is old by then.
+            return not self.on.removal_waits_for_old_rows
+        if s.sibling == "stale":
+            return not self.on.siblings_have_rows
+        if s.sibling == "well again":
+            return not self.on.siblings_tell_disturbances
+        return True
+
     # Check-back.
+
+    @names("rmq_txn.identity.Owner.stamp", "rmq_txn.checkback.Oracle.check")
+    def stranger_sends_a_half_message(self, s: State) -> Steps:
+        """Whoever may write to the topic can write our owner on it."""
+        if s.caller == ORDER[self.form][0]:
+            fenced = "" if self.on.stamp else "fenced"
+            yield from self.fault(
+                s, "a stranger's half message that names our owner is asked about", forged=fenced
+            )
 
     def decide(self, s: State, message_id: int) -> tuple[str, State]:
         """`checkback.Oracle.decide` with `txlog.fence`: the one oracle, also for the caller itself."""
@@ -305,6 +357,15 @@ class Producing:
                 yield Step(f"broker: asked in vain, drops id {k}", put(s, k, Half("dropped")))
                 continue
             asked = put(s, k, half._replace(asked=half.asked + 1))
+            if s.sibling in ("cut off", "stale"):
+                yield Step(f"check-back for id {k} reaches the sibling that is cut off: unknown", asked)
+            if s.refuses:
+                doubts = self.on.unknown_from_an_error_disturbs
+                yield Step(
+                    f"check-back for id {k}: the database refuses the fence, unknown",
+                    asked._replace(undisturbed=s.undisturbed and not doubts),
+                )
+                continue
             verdict, then = self.decide(asked, k)
             yield Step(f"check-back for id {k}: {verdict}", self.send_end(then, k, verdict))
             yield from self.fault(asked, f"check-back for id {k}: the database is away, unknown")
@@ -396,13 +457,15 @@ class Producing:
             return
         if self.on.removal_only_when_undisturbed and not s.undisturbed:
             return
+        if s.refuses or not self.trusts_siblings(s):
+            return
         if self.on.removal_not_after_late_verdict and s.late:
             return
         yield Step("producer: removes its outbox row", s._replace(outbox=False))
 
     def relay(self, s: State) -> Steps:
         """Any process, at any time, several at once: the election is not in the model."""
-        if not self.on.relay or not s.outbox:
+        if not self.on.relay or not s.outbox or s.refuses:
             return
         yield Step("relay: publishes the outbox row again, SEND_OK", show(s)._replace(relay_waits=True))
         if s.relay_waits and (s.message != "stored" or not self.on.relay_waits_for_the_disk):
@@ -424,6 +487,9 @@ class Producing:
             self.execute_commit,
             self.end_abandoned_session,
             self.prune_log,
+            self.database_refuses,
+            self.sibling_falls_ill,
+            self.stranger_sends_a_half_message,
             self.check_back,
             self.end_arrives,
             self.broker_forgets_an_end,
@@ -457,7 +523,12 @@ REFUSED = "work that had already been done was refused because the broker asked 
 LOST = "the transaction committed, and its message will never be delivered"
 
 
+FORGED = "a stranger made us write into our log"
+
+
 def wrong(s: State) -> str | None:
+    if s.forged == "fenced":
+        return FORGED
     committed = s.session == "committed"
     if s.message and not committed:
         return PHANTOM

@@ -47,6 +47,16 @@ NEEDED_TO_PRODUCE = [
     ("removal_only_when_undisturbed", "B", 1, producing.LOST),
     ("removal_not_after_late_verdict", "A", 1, producing.LOST),
     ("removal_not_after_late_verdict", "B", 1, producing.LOST),
+    ("unknown_from_an_error_disturbs", "A", 2, producing.LOST),
+    ("unknown_from_an_error_disturbs", "B", 2, producing.LOST),
+    ("siblings_have_rows", "A", 2, producing.LOST),
+    ("siblings_have_rows", "B", 2, producing.LOST),
+    ("siblings_tell_disturbances", "A", 2, producing.LOST),
+    ("siblings_tell_disturbances", "B", 2, producing.LOST),
+    ("removal_waits_for_old_rows", "A", 2, producing.LOST),
+    ("removal_waits_for_old_rows", "B", 2, producing.LOST),
+    ("stamp", "A", 1, producing.FORGED),
+    ("stamp", "B", 1, producing.FORGED),
 ]
 NEEDED_TO_CONSUME = [
     ("inbox", 1, consuming.TWICE),

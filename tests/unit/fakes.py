@@ -14,8 +14,10 @@ from typing import Any, cast
 import pytest
 
 from rmq_txn import Database, schema
+from rmq_txn.connection import ServerThread
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
+from rmq_txn.presence import Presence
 from rmq_txn.session import SessionState
 from rmq_txn.transport import Checker, Deliver, Execute
 
@@ -31,6 +33,7 @@ class FakeTransport:
         self.subscriptions: dict[str, tuple[str, ...]] = {}
         self.problem: Exception | None = None
         self.registered: bool | Exception = True
+        self.topics: tuple[str, ...] = ()
 
     def producer(self, group: str, check: Checker) -> FakeClient:
         """See Transport."""
@@ -50,8 +53,9 @@ class FakeClient:
     def __init__(self, transport: FakeTransport) -> None:
         self._transport = transport
 
-    def start(self) -> None:
-        """Fail with the transport's problem, if it has one."""
+    def start(self, topics: Sequence[str] = ()) -> None:
+        """Remember the topics, and fail with the transport's problem, if it has one."""
+        self._transport.topics = tuple(topics)
         self._transport.life.append("start")
         if self._transport.problem is not None:
             raise self._transport.problem
@@ -70,6 +74,12 @@ class FakeClient:
             raise self._transport.registered
         return self._transport.registered
 
+    instance = "fake-instance"
+
+    def registered_clients(self, topic: str) -> dict[str, frozenset[str]]:
+        """Say what `is_registered` says, for one broker."""
+        return {"fake": frozenset([self.instance] if self.is_registered(topic) else [])}
+
     def close(self, *_seconds: float) -> None:
         """Close."""
         self._transport.life.append("close")
@@ -81,7 +91,7 @@ class FakeSession:
     def __init__(self, txn_id: str, statements: list[str]) -> None:
         self.txn_id = txn_id
         self.state = SessionState.OPEN
-        self.connection_id = 0
+        self.server_thread = ServerThread(0, "fake", (0.0, 0.0))
         self._statements = statements
         self.began = time.monotonic()
 
@@ -94,6 +104,13 @@ class FakeSession:
         """Record a statement."""
         self._statements.append(sql)
         return 1
+
+    def settle(self) -> None:
+        """Nothing is ever left over."""
+
+    def outcome_of(self, error: BaseException) -> BaseException:
+        """Nothing is ever lost."""
+        return error
 
     def commit(self) -> None:
         """Record COMMIT."""
@@ -143,6 +160,7 @@ class FakeDatabase:
 
 
 def fake_schema(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answer the schema check without a server."""
+    """Answer the schema check, and take the producer's row, without a server."""
     identity = schema.Identity("fake-database-id", b"fake secret", None)
     monkeypatch.setattr(schema, "check", lambda _database: identity)
+    monkeypatch.setattr(Presence, "_write", lambda _presence, *, closing: [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,14 @@ import rmq_txn.outbox
 import rmq_txn.schema
 from rmq_txn import cli
 from rmq_txn.cli import exit_codes
+from rmq_txn.cli.output import say, say_block
 from rmq_txn.database import Database
 from rmq_txn.errors import (
     BrokerUnavailableError,
     DatabaseUnavailableError,
     LifecycleError,
     NativeLibraryError,
+    RmqTxnError,
     SchemaError,
     SettingsError,
 )
@@ -383,3 +386,48 @@ def test_parsers_are_one_kind() -> None:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             assert {type(choice) for choice in action.choices.values()} == {type(parser)}
+
+
+def test_only_one_module_prints_and_it_escapes() -> None:
+    """What comes from a message, a key or an error is anything; the script of `schema print` is ours."""
+    for path in sorted(Path(cli.__file__).parent.glob("*.py")):
+        calls = [
+            node
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        ]
+        allowed = {"output.py": 2, "schema.py": 1, "__init__.py": 1}
+        assert len(calls) == allowed.get(path.name, 0), path.name
+
+
+def test_what_is_printed_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line stays one line; a block keeps its lines, indented so that none looks like another field."""
+    say("key \x1b[31m\nforged line\u2028x 积分")
+    say_block("body: ", '{\n\t"a": "\x1b]0;x\x07"\r\n}')
+    say_block("empty: ", "")
+    assert capsys.readouterr().out == (
+        'key \\x1b[31m forged line x 积分\nbody: {\n      \t"a": "\\x1b]0;x\\x07"\n      }\nempty:\n'
+    )
+
+
+def test_an_error_is_shown_and_not_obeyed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its text may hold a key."""
+    monkeypatch.setattr(rmq_txn.schema, "script", failing_with(RmqTxnError("no key \x1b[2J")))
+    assert cli.main(["schema", "print"]) == exit_codes.FAILED
+    assert capsys.readouterr().err == "rmq-txn: no key \\x1b[2J\n"
+
+
+def test_consume_says_nothing_on_stderr_but_its_log() -> None:
+    """No warning of runpy in each process, above all."""
+    done = run("consume", "no_such_module:consumer")
+    assert done.returncode == exit_codes.USAGE
+    log, traceback = [], []
+    for line in done.stderr.splitlines():
+        (log if re.match(r"\d{4}-\d\d-\d\d \S+ [A-Z]+ \d+ rmq_txn\.\w", line) else traceback).append(line)
+    assert len(log) == 3
+    assert traceback[0] == "Traceback (most recent call last):"  # of the import, told on purpose
+    assert traceback[-1] == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert "Warning" not in done.stderr
+    assert done.stdout == ""

@@ -12,7 +12,7 @@ import pytest
 
 from rmq_txn import Database, InDoubtError, Message
 from rmq_txn.commitment import Commitment
-from rmq_txn.identity import new_txn_id
+from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
 from rmq_txn.session import SessionState
 from rmq_txn.verdict import Verdict
@@ -37,19 +37,20 @@ def test_a_lost_commit_is_looked_up_until_the_caller_must_have_an_outcome(
     """What is left of the time depends on how long COMMIT itself was waited for."""
     timeouts: list[float] = []
 
-    def resolve(_txn_id: str, _message_id: str, _connection_id: int, timeout_seconds: float) -> Verdict:
+    def resolve(_txn_id: str, _message_id: str, _thread: object, timeout_seconds: float) -> Verdict:
         timeouts.append(timeout_seconds)
         return Verdict.UNKNOWN
 
     session: Any = SimpleNamespace(
         state=SessionState.COMMITTING,
         committing_since=time.monotonic() - waited,
-        connection_id=7,
+        server_thread=None,
         rollback=lambda: False,
     )
     oracle: Any = SimpleNamespace(resolve=resolve)
     client: Any = Client()
-    commitment = Commitment(client, oracle, "owner", new_txn_id(), [Message("topic", b"x")], session)
+    owner = Owner("owner", b"secret")
+    commitment = Commitment(client, oracle, owner, new_txn_id(), [Message("topic", b"x")], session)
 
     def local() -> None:
         raise pymysql.err.OperationalError(2013, "lost connection")

@@ -16,6 +16,7 @@ CODES = [
     *(f"C{n}" for n in range(1, 10)),
     *(f"D {part}" for part in ("memory", "bodies", "compression", "sizes", "properties", "getters")),
     "D2",
+    "D3",
     *(f"E{n}" for n in range(1, 17)),
     "E2b",
     *(f"F{n}" for n in range(1, 7)),

@@ -773,3 +773,15 @@ def test_a_bad_timeout_and_a_bad_certificate_are_named(
 def test_redact_hides_user_and_password(text: str, expected: str) -> None:
     """Also a password that holds a slash or an @, and a token without a password."""
     assert index_settings.redact(text) == expected
+
+
+def test_a_machine_without_room_for_a_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One failed fork is no traceback."""
+
+    def no_fork(*_arguments: object, **_options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(library.subprocess, "run", no_fork)
+    said = library.load_problem("librocketmq.so")
+    assert said is not None
+    assert said.startswith("no process could be started to try it: ")

@@ -98,6 +98,28 @@ def test_a_record_is_one_line_whatever_is_in_its_fields(text: io.StringIO, line_
     assert text.getvalue().splitlines() == ['ERROR rmq_txn.pool refused error="one ERROR rmq_txn forged" n=1']
 
 
+def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(text: io.StringIO) -> None:
+    """Nor marks that turn the direction of text; other languages stay as they are."""
+    get_logger("test").warning("handled", key="转账\x1b]0;owned\x07\u202e\x9b2J\udcff é")
+    assert (
+        text.getvalue()
+        == 'WARNING rmq_txn.test handled key="转账\\\\x1b]0;owned\\\\x07\\\\u202e\\\\x9b2J\\\\udcff é"\n'
+    )
+
+
+def test_a_traceback_on_stderr_is_shown_line_by_line() -> None:
+    """What a handler raised may hold what was in a message."""
+    program = (
+        "from rmq_txn.logs import get_logger, log_to_stderr\n"
+        "log_to_stderr()\n"
+        "try:\n    raise ValueError('bad \\x1b[2J\\r key\\nsecond line')\n"
+        "except ValueError:\n    get_logger('test').exception('failed')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "\x1b" not in done.stderr
+    assert done.stderr.splitlines()[-2:] == [r"ValueError: bad \x1b[2J  key", "second line"]
+
+
 def test_a_percent_sign_is_not_a_placeholder(text: io.StringIO) -> None:
     """Neither in a value nor in the event."""
     get_logger("pool").info("100%s done", topic="%d%s%%")

@@ -45,9 +45,21 @@ def test_a_url_becomes_the_drivers_parameters() -> None:
 
 def test_port_and_password_may_be_left_out_and_options_are_passed_on() -> None:
     """3306, an empty password; `mariadb:` is the same."""
-    found = parse_url("mariadb://app@db/shop?unix_socket=/run/db.sock&ssl_ca=/ca.pem")
+    found = parse_url("mariadb://app@db/shop?unix_socket=/run/db.sock&charset=utf8mb3")
     assert (found["port"], found["password"]) == (3306, "")
-    assert (found["unix_socket"], found["ssl_ca"]) == ("/run/db.sock", "/ca.pem")
+    assert (found["unix_socket"], found["charset"]) == ("/run/db.sock", "utf8mb3")
+
+
+def test_an_authority_for_tls_that_cannot_be_used_is_refused_at_once(tmp_path: Path) -> None:
+    """Not at the first transaction, and never with TLS that believes anybody."""
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for path in (empty, tmp_path / "missing.pem", tmp_path):
+        with pytest.raises(
+            SettingsError, match=r"ssl_ca is '.*', needed is a readable file with cert"
+        ) as caught:
+            parse_url(f"mysql://app:{SECRET}@db/shop?ssl_ca={path}")
+        assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +68,8 @@ def test_port_and_password_may_be_left_out_and_options_are_passed_on() -> None:
         (f"postgres://app:{SECRET}@db/shop", "scheme 'postgres', allowed is mysql://"),
         (f"//app:{SECRET}@db/shop", "scheme '', allowed is"),
         ("", "scheme '', allowed is"),
+        (f"mysql://app:{SECRET}@db/shop?ssl_verify_identity=true", "ssl_verify_identity without ssl_ca"),
+        (f"mysql://app:{SECRET}@db/shop?ssl_verify_identity=1", "'1', allowed is true or false"),
         (f"mysql://app:{SECRET}@db", "lacks a part"),
         (f"mysql://app:{SECRET}@db/", "lacks a part"),
         (f"mysql://:{SECRET}@db/shop", "lacks a part"),

@@ -14,7 +14,14 @@ from rmq_txn import schema, sql
 from rmq_txn.sql import SCHEMA, STATEMENTS, without_comments
 
 PACKAGE = Path(rmq_txn.__file__).parent
-TABLES = {"rmq_txn_identity", "rmq_txn_log", "rmq_txn_outbox", "rmq_txn_inbox", "rmq_txn_parked"}
+TABLES = {
+    "rmq_txn_identity",
+    "rmq_txn_log",
+    "rmq_txn_outbox",
+    "rmq_txn_producers",
+    "rmq_txn_inbox",
+    "rmq_txn_parked",
+}
 RAW = resources.files(sql).joinpath("statements.sql").read_text(encoding="utf-8")
 
 
@@ -52,7 +59,8 @@ def test_a_statement_is_one_line_of_sql_and_nothing_else(name: str) -> None:
     statement = STATEMENTS[name]
     assert statement == " ".join(statement.split())
     assert re.match(
-        r"(SELECT|INSERT INTO|UPDATE|DELETE FROM|SET SESSION|SAVEPOINT|RELEASE SAVEPOINT|KILL CONNECTION) ",
+        r"(SELECT|INSERT INTO|UPDATE|DELETE FROM|SET SESSION|SAVEPOINT|RELEASE SAVEPOINT|"
+        "ROLLBACK TO SAVEPOINT|KILL CONNECTION) ",
         statement,
     )
     for forbidden in ("--", ";", "IGNORE", "/*", "{", "ON DUPLICATE", "REPLACE"):

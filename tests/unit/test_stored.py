@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import socket
 import struct
+import tracemalloc
 import zlib
 
 import pytest
 
-from rmq_txn.transport.stored import BORN_HOST_V6, COMPRESSED, STORE_HOST_V6, read_messages
+from rmq_txn.errors import InvalidMessageError
+from rmq_txn.transport.deadletters import DeadLetter
+from rmq_txn.transport.stored import (
+    BORN_HOST_V6,
+    COMPRESSED,
+    MAX_PLAIN_BYTES,
+    STORE_HOST_V6,
+    read_messages,
+)
 from rmq_txn.transport.wire import MalformedAnswerError
 
 LZ4, ZSTD, ZLIB = 1 << 8, 2 << 8, 3 << 8
@@ -65,6 +74,22 @@ def test_what_the_native_client_dies_on_is_told_from_what_it_reads(
     assert message.compression == compression
     assert undecodable in message.undecodable
     assert bool(undecodable) == bool(message.undecodable)
+
+
+def test_a_small_body_that_becomes_gigabytes_is_refused_and_not_made() -> None:
+    """No list needs it; the client reads it if it has the memory, so it is no culprit."""
+    packed = zlib.compressobj(9)
+    bomb = b"".join(packed.compress(bytes(2**20)) for _ in range(65)) + packed.flush()
+    (message,) = read_messages(stored(bomb, COMPRESSED | ZLIB))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidMessageError, match=f"inflates to more than {MAX_PLAIN_BYTES} bytes"):
+            _ = message.plain_body
+        assert message.undecodable == ""
+        assert DeadLetter(message, "h:1", 0).topic == ""
+        assert tracemalloc.get_traced_memory()[1] < 3 * MAX_PLAIN_BYTES
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

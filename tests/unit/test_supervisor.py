@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import signal
 
 import pytest
@@ -42,10 +44,18 @@ class FakeChild:
 class Scene:
     """A supervisor in a world of its own."""
 
-    def __init__(self, processes: int = 1, chance: float = 1.0, *, ready: bool = True) -> None:
+    def __init__(
+        self,
+        processes: int = 1,
+        chance: float = 1.0,
+        *,
+        ready: bool = True,
+        failing: OSError | None = None,
+    ) -> None:
         self.now, self.ready = 1000.0, ready
         self.children: list[FakeChild] = []
         self.explained = 0
+        self.failing = failing
         self.supervisor = Supervisor(
             spawn=self.spawn,
             explain=self.explain,
@@ -58,6 +68,8 @@ class Scene:
         self.step()
 
     def spawn(self) -> FakeChild:
+        if self.failing is not None:
+            raise self.failing
         self.children.append(FakeChild(len(self.children) + 1))
         self.children[-1].ready = self.ready
         return self.children[-1]
@@ -248,3 +260,33 @@ def test_a_rolling_restart_starts_at_once_who_waits_for_a_restart() -> None:
     scene.supervisor.restart()
     scene.step()
     assert len(scene.running()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE], ids=errno.errorcode.get)
+def test_a_child_that_can_not_be_started_is_tried_again_and_the_others_go_on(
+    number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One failed fork ended the supervisor, and all its children with it."""
+    scene = Scene(processes=2)
+    scene.failing = OSError(number, os.strerror(number))
+    scene.children[0].status = 1
+    with caplog.at_level(logging.ERROR):
+        for _ in range(20):
+            assert scene.step(0.5) is None
+    assert scene.running() == [2]
+    tried = [record.message for record in caplog.records if "can't be started" in record.message]
+    assert 1 < len(tried) < 5  # with growing pauses
+    assert os.strerror(number) in tried[0]
+    scene.failing = None
+    for _ in range(200):
+        scene.step(0.5)
+    assert scene.running() == [2, 3]
+
+
+def test_a_supervisor_whose_first_children_can_not_be_started_goes_on_and_can_be_stopped() -> None:
+    """Nothing to wait for: it ends at once, with 0."""
+    scene = Scene(failing=OSError(errno.EAGAIN, "no process left"))
+    assert scene.children == []
+    assert scene.step(5) is None
+    scene.supervisor.stop()
+    assert scene.step() == 0

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rmq_txn.clock import boot_seconds
 from rmq_txn.identity import new_txn_id
-from rmq_txn.undisturbed import SentVerdicts, UndisturbedTime, boot_seconds
+from rmq_txn.undisturbed import SentVerdicts, UndisturbedTime
 
 BUDGET = 600.0
 
@@ -40,12 +41,15 @@ class Rig:
         )
         self.verdicts = SentVerdicts(self.time, BUDGET)
         self.silent: set[str] = set()
+        self.looks = True
 
     def run(self, seconds: int) -> None:
         """Live through so many seconds without a pause."""
         for second in range(seconds):
             self.clocks.pass_(1.0)
             self.time.tick()
+            if self.looks:
+                self.time.vouch(self.time.now())
             for who in {"broker", "database"} - self.silent if second % 10 == 0 else ():
                 self.time.heard(who)
 
@@ -218,6 +222,64 @@ def test_a_disturbance_is_logged_once_however_long_it_lasts(
     assert len(said) == 3
     assert "another service" in said[1]
     assert "stood still" in said[2]
+
+
+def test_a_copy_stays_until_the_group_was_looked_at_long_enough_after_the_last_question(rig: Rig) -> None:
+    """A sibling that fell ill at the last question still had a row that looked well."""
+    txn_id = rig.commit()
+    rig.looks = False
+    rig.run(1000)
+    assert rig.settled() == []
+    rig.time.vouch(rig.time.now() - (1000 - BUDGET))
+    assert rig.settled() == []
+    rig.time.vouch(rig.time.now() - (1000 - BUDGET) + 3)
+    assert rig.settled() == [txn_id]
+
+
+def test_an_ill_sibling_disturbs_until_it_is_well(rig: Rig) -> None:
+    """What was sent before and meanwhile goes to the relay."""
+    rig.commit()
+    rig.run(10)
+    rig.time.keep_disturbing_by_group("a sibling is cut off")
+    rig.run(100)
+    rig.commit()
+    rig.run(10)
+    rig.time.keep_disturbing_by_group("")
+    rig.run(1)
+    after = rig.commit()
+    rig.run(1000)
+    assert rig.settled() == [after]
+
+
+def test_what_disturbed_a_sibling_is_not_passed_on(rig: Rig) -> None:
+    """Two producers would disturb each other for ever."""
+    before = rig.time.disturbances
+    rig.time.disturb_by_group("a sibling was disturbed")
+    rig.time.keep_disturbing_by_group("a sibling is cut off")
+    rig.run(10)
+    assert rig.time.disturbances == before
+    rig.time.disturb("a question was answered unknown")
+    assert rig.time.disturbances == before + 1
+
+
+def test_an_ill_sibling_does_not_keep_the_relay_from_deleting(rig: Rig) -> None:
+    """What was published again is only in danger when brokers were; a stranger in the group may stay."""
+    rig.time.keep_disturbing_by_group("another service shares this producer group")
+    rig.run(100)
+    since = rig.time.now() - 50
+    assert rig.time.tick() > since
+    assert rig.time.tick_own() < since
+    rig.clocks.pass_(6.0)
+    assert rig.time.tick_own() > since
+
+
+def test_what_was_before_the_beginning_disturbs_nobody(rig: Rig) -> None:
+    """A start that waited for brokers is no pause."""
+    rig.clocks.pass_(60.0)
+    rig.time.begin()
+    before = rig.time.disturbances
+    rig.run(10)
+    assert rig.time.disturbances == before
 
 
 def test_a_million_transactions_cost_sixteen_bytes_each(rig: Rig) -> None:

@@ -1,0 +1,176 @@
+"""A broker that refuses: producer and consumer are told which of its settings does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from devstack import LocalStack
+from rmq_txn import BrokerUnavailableError, RocketMQ
+from rmq_txn.identity import is_txn_id
+from rmq_txn.message import SCOUT_GROUP, Message
+from rmq_txn.transport import Check
+from rmq_txn.transport.clients import NativeProducer
+from rmq_txn.transport.diagnosis import explain
+from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.verdict import Answer, Verdict
+from tests.kit.known import known_producer
+from tests.kit.wait import until
+
+pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
+
+UPDATE_TOPIC, UPDATE_BROKER_CONFIG, UPDATE_GROUP = 17, 25, 200
+CLOSE_SECONDS = 10.0
+
+
+@pytest.fixture
+def administrator(stack: LocalStack) -> RemotingClient:
+    """Return who may change the broker."""
+    return RemotingClient(stack.broker_address)
+
+
+@pytest.fixture
+def set_up(administrator: RemotingClient) -> Iterator[Callable[..., None]]:
+    """Return a function that changes the broker's configuration; it is as it was at the end."""
+    before = administrator.broker_config()
+    changed: dict[str, str] = {}
+
+    def change(**lines: str) -> None:
+        changed.update(lines)
+        text = "\n".join(f"{name}={value}" for name, value in lines.items())
+        administrator.tell(UPDATE_BROKER_CONFIG, {}, "to change its configuration", text.encode())
+
+    yield change
+    change(**{name: before[name] for name in changed})
+
+
+def permit(administrator: RemotingClient, stack: LocalStack, topic: str, permission: int) -> None:
+    """Set what may be done with a topic, and wait until the name server knows."""
+    fields = {
+        "topic": topic,
+        "defaultTopic": "TBW102",
+        "readQueueNums": "4",
+        "writeQueueNums": "4",
+        "perm": str(permission),
+        "topicFilterType": "SINGLE_TAG",
+        "topicSysFlag": "0",
+        "order": "false",
+    }
+    administrator.tell(UPDATE_TOPIC, fields, "to change a topic")
+    name_server = RemotingClient(stack.name_server)
+    until(
+        lambda: [queues.permission for queues in name_server.topic_route(topic).queues] == [permission],
+        "the name server knows the permission",
+    )
+
+
+def test_a_broker_that_takes_no_transactions_says_so_at_start_and_at_a_send(
+    stack: LocalStack, topic: str, set_up: Callable[..., None]
+) -> None:
+    """rejectTransactionMessage=true; the client says "No route info"."""
+    broker = RocketMQ(stack.name_server)
+    message = Message(topic, {"n": 1}).outbound(txn_id="0" * 32, position=0, owner="x")
+    with ExitStack() as resources:
+        producer = known_producer(
+            lambda: broker.producer(f"g-{topic}", lambda _check: Verdict.UNKNOWN), topic, resources
+        )
+        set_up(rejectTransactionMessage="true")
+        with pytest.raises(
+            BrokerUnavailableError, match="rejectTransactionMessage=true in its configuration"
+        ):
+            producer.send_half(message, lambda _id: Verdict.ROLLBACK)
+        late = broker.producer(f"h-{topic}", lambda _check: Verdict.UNKNOWN)
+        with pytest.raises(
+            BrokerUnavailableError, match="rejectTransactionMessage=true in its configuration"
+        ):
+            late.start([topic])
+        late.close(CLOSE_SECONDS)
+
+
+def test_a_topic_that_may_not_be_written_is_named(
+    stack: LocalStack, topic: str, administrator: RemotingClient
+) -> None:
+    """With the command that mends it."""
+    permit(administrator, stack, topic, 4)
+    producer = RocketMQ(stack.name_server).producer(f"g-{topic}", lambda _check: Verdict.UNKNOWN)
+    with pytest.raises(
+        BrokerUnavailableError, match=f"may not be written .* updateTopicPerm -t {topic} -p 6"
+    ):
+        producer.start([topic])
+    producer.close(CLOSE_SECONDS)
+
+
+def test_a_message_larger_than_the_broker_takes_is_told_with_both_sizes(
+    stack: LocalStack, topic: str, set_up: Callable[..., None]
+) -> None:
+    """Its limit may be lower than the default, which is all that we know beforehand."""
+    set_up(maxMessageSize="1000")
+    message = Message(topic, {"text": "x" * 2000}).outbound(txn_id="0" * 32, position=0, owner="x")
+    cause = explain(RocketMQ(stack.name_server), message, "No route info")
+    assert "2011 bytes of body" in cause.text
+    assert "maxMessageSize is 1000" in cause.text
+    assert not cause.brokers_answer
+
+
+@pytest.mark.parametrize("what", ["topic", "group"])
+def test_a_consumer_that_may_not_read_is_told_at_start(
+    stack: LocalStack, topic: str, administrator: RemotingClient, what: str
+) -> None:
+    """The client would start, and wait for ever without a word (docs/hazards.md, E8)."""
+    group = f"c-{topic}"
+    if what == "topic":
+        permit(administrator, stack, topic, 2)
+        said = f"lets nobody read topic '{topic}'"
+    else:
+        off = json.dumps({"groupName": group, "consumeEnable": False}).encode()
+        administrator.tell(UPDATE_GROUP, {}, "to switch a group off", off)
+        said = f"does not let group '{group}' consume topic '{topic}'"
+    consumer = RocketMQ(stack.name_server).consumer(group, {topic: ["*"]}, 1, lambda _delivery: Answer.ACK)
+    with pytest.raises(BrokerUnavailableError, match=said):
+        consumer.start()
+    consumer.close(0.0, CLOSE_SECONDS)
+
+
+def test_the_port_of_a_broker_given_as_name_server_is_named(stack: LocalStack, topic: str) -> None:
+    """By both kinds of client, before the native one asks it for a minute."""
+    broker = RocketMQ(stack.broker_address)
+    producer = broker.producer(f"g-{topic}", lambda _check: Verdict.UNKNOWN)
+    consumer = broker.consumer(f"c-{topic}", {topic: ["*"]}, 1, lambda _delivery: Answer.ACK)
+    for start in (lambda: producer.start([topic]), consumer.start):
+        with pytest.raises(BrokerUnavailableError, match=f"{stack.broker_address} is no name server"):
+            start()
+
+
+def test_what_a_diagnosis_sends_is_rolled_back_at_once(stack: LocalStack, topic: str) -> None:
+    """Of the scouts' group the broker asks about what was left open, and about no probe."""
+    asked: list[str] = []
+    left: list[str] = []
+
+    def check(question: Check) -> Verdict:
+        asked.append(question.message_id)
+        return Verdict.ROLLBACK
+
+    def leave(message_id: str) -> Verdict:
+        left.append(message_id)
+        return Verdict.UNKNOWN
+
+    broker = RocketMQ(stack.name_server)
+    message = Message(topic, {"n": 1}, key="k").outbound(txn_id="0" * 32, position=0, owner="x")
+    first = NativeProducer(broker, f"g-{topic}", check)
+    scout = NativeProducer(broker, SCOUT_GROUP, check, instance=first._instance)
+    try:
+        first._start_alone()
+        first.send_half(message, lambda _id: Verdict.ROLLBACK)
+        scout._start_alone()
+        assert scout.is_registered(topic)
+        for _ in range(3):
+            assert explain(broker, message, "No route info").brokers_answer
+        scout.send_half(message, leave)
+        until(lambda: set(left) <= set(asked), "it is asked about what was left open", 60)
+    finally:
+        scout.close(CLOSE_SECONDS)
+        first.close(CLOSE_SECONDS)
+    assert [message_id for message_id in asked if is_txn_id(message_id)] == []  # the ids of probes

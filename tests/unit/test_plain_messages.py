@@ -1,0 +1,105 @@
+"""Publishing again: which broker is tried, in which case the message is refused, what is remembered."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
+from rmq_txn.message import Outbound
+from rmq_txn.transport.plain import PlainSender
+from rmq_txn.transport.remoting import RemotingError
+
+MESSAGE = Outbound("t", b"x", None, None, {})
+AWAY = BrokerUnavailableError("away")
+BUSY = RemotingError(2, "the broker is busy")
+ILLEGAL = RemotingError(13, "too large")
+
+
+class Cluster:
+    """FAKE. Masters of one topic, each with what it answers; remembers who was asked."""
+
+    send_timeout_seconds = 3.0
+
+    def __init__(self, **masters: Exception | None) -> None:
+        self.answers = masters
+        self.asked: list[str] = []
+        self.routes = 0
+
+    def masters(self, _topic: str) -> list[tuple[str, int]]:
+        """Say who there is."""
+        self.routes += 1
+        return [(address, 4) for address in self.answers]
+
+    def ask(self, address: str, **_settings: Any) -> Any:
+        """Return a client of that master."""
+
+        def tell(*_request: object) -> None:
+            self.asked.append(address)
+            if (problem := self.answers[address]) is not None:
+                raise problem
+
+        return SimpleNamespace(tell=tell, broker_config=unreachable)
+
+
+def unreachable() -> dict[str, str]:
+    """Be a question that nobody answers."""
+    raise AWAY
+
+
+def sender(cluster: Cluster) -> PlainSender:
+    """Make a sender to a fake cluster."""
+    broker: Any = cluster
+    return PlainSender(broker, "g")
+
+
+@pytest.mark.parametrize("problem", [AWAY, BUSY], ids=["away", "busy"])
+def test_another_master_takes_what_one_does_not(problem: Exception) -> None:
+    """Any of them may be the first."""
+    for _ in range(20):
+        cluster = Cluster(one=problem, two=None, three=problem)
+        sender(cluster).send(MESSAGE, "ID")
+        assert cluster.asked[-1] == "two"
+        assert cluster.asked.count("two") == 1
+
+
+def test_when_none_takes_it_each_was_asked_and_the_error_says_what_each_said() -> None:
+    """The relay tries again later."""
+    cluster = Cluster(one=AWAY, two=BUSY)
+    with pytest.raises(BrokerUnavailableError, match="no broker of topic 't' took the message") as caught:
+        sender(cluster).send(MESSAGE, "ID")
+    assert sorted(cluster.asked) == ["one", "two"]
+    assert "away" in str(caught.value)
+    assert "busy" in str(caught.value)
+
+
+def test_a_topic_without_a_master_says_so() -> None:
+    """Not with an empty list of reasons."""
+    with pytest.raises(BrokerUnavailableError, match="took the message: none is there"):
+        sender(Cluster()).send(MESSAGE, "ID")
+
+
+def test_a_message_that_one_refuses_is_not_tried_at_the_others() -> None:
+    """They have the same limits; the relay must not wait for a broker because of it."""
+    cluster = Cluster(one=ILLEGAL, two=ILLEGAL)
+    with pytest.raises(InvalidMessageError, match="refuses the message"):
+        sender(cluster).send(MESSAGE, "ID")
+    assert len(cluster.asked) == 1
+
+
+def test_the_masters_of_a_topic_are_asked_for_once_while_all_is_well() -> None:
+    """And again after a failure: then they may be others."""
+    cluster = Cluster(one=None)
+    made = sender(cluster)
+    for _ in range(3):
+        made.send(MESSAGE, "ID")
+    assert cluster.routes == 1
+    cluster.answers = {"one": AWAY}
+    with pytest.raises(BrokerUnavailableError):
+        made.send(MESSAGE, "ID")
+    cluster.answers = {"two": None}
+    made.send(MESSAGE, "ID")
+    assert cluster.asked[-1] == "two"
+    assert cluster.routes == 2

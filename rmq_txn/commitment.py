@@ -178,7 +178,7 @@ class Commitment:
         if self._outbound:
             left = session.committing_since + _RESOLVED_AFTER_COMMIT_SECONDS - time.monotonic()
             seconds = max(_LEAST_RESOLVE_SECONDS, min(_RESOLVE_SECONDS, left))
-            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.connection_id, seconds)
+            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.server_thread, seconds)
         else:
             verdict = Verdict.UNKNOWN  # published nothing, wrote no row: there is no evidence
         if not isinstance(error, Exception):

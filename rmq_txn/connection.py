@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pymysql
 from pymysql.connections import Connection
@@ -47,6 +47,14 @@ _AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _IN_TRANSACTION = SERVER_STATUS.SERVER_STATUS_IN_TRANS
 
 
+class ServerThread(NamedTuple):
+    """A connection as its server knows it: the id means another one after a restart, or elsewhere."""
+
+    id: int
+    server: str
+    made_at: tuple[float, float]
+
+
 def connect(**parameters: Any) -> WatchedConnection:
     """Open a connection; the parameters are PyMySQL's."""
     return WatchedConnection(**parameters)
@@ -68,6 +76,7 @@ class WatchedConnection(_Connection):
             before is durable, unless the text was ROLLBACK. A deadlock is not meant: then nothing is.
             Not seen: a stored procedure that commits and begins again in one call.
         untransactional: a table was written to that knows no transactions.
+        packet_bytes: the largest statement that the server takes; 0 while connecting.
         failures: the numbers of the errors since `watch_transaction`.
     """
 
@@ -75,29 +84,36 @@ class WatchedConnection(_Connection):
     server: str
     if TYPE_CHECKING:  # of PyMySQL, not in its stubs
         server_status: int
+        server_thread_id: tuple[int]
         _result: Any
 
     def __init__(self, **parameters: Any) -> None:
         self.failures: set[int] = set()
-        self._packet_bytes = 0
+        self.packet_bytes = 0
         self._as_new()
         super().__init__(client_flag=CLIENT.SESSION_TRACK, **parameters)
 
     def connect(self, sock: Any = None) -> None:
         """Connect, and take what the session is then for what it should be."""
         self._unsafe = ""
-        self._packet_bytes = 0
+        self.packet_bytes = 0
         made_at = (time.monotonic(), time.time())
         super().connect(sock)
         try:
             with self.cursor() as cursor:
                 cursor.execute(_DESCRIBE)
-                ((self._packet_bytes, self.server),) = cursor.fetchall()
+                ((self.packet_bytes, self.server),) = cursor.fetchall()
         except BaseException:
             self.close()
             raise
         self.made_at = made_at
         self._as_new()
+
+    @property
+    def server_thread(self) -> ServerThread:
+        """What the server knows this connection as, until the next `connect`."""
+        (number,) = self.server_thread_id
+        return ServerThread(number, self.server, self.made_at)
 
     def _as_new(self) -> None:
         self.changed = self.elsewhere = False
@@ -125,11 +141,11 @@ class WatchedConnection(_Connection):
                 "take the SET NAMES out of the business code"
             )
         data = sql.encode(self.encoding) if isinstance(sql, str) else sql
-        if len(data) >= self._packet_bytes > 0:
+        if len(data) >= self.packet_bytes > 0:
             raise pymysql.err.OperationalError(
                 ER.NET_PACKET_TOO_LARGE,
                 f"the statement is {len(data)} bytes, max_allowed_packet of the server is "
-                f"{self._packet_bytes} bytes; raise it there, or make the value smaller",
+                f"{self.packet_bytes} bytes; raise it there, or make the value smaller",
             )
         return super().query(data, unbuffered)
 

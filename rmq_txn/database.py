@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pymysql
 
-from rmq_txn.connection import TRACK
+from rmq_txn.connection import TRACK, ServerThread
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.logs import get_logger
@@ -178,21 +179,33 @@ class Database:
         """
         return self._checks.alike(size=1, set_also=_READ_COMMITTED)
 
-    def kill(self, connection_id: int) -> None:
+    def kill(self, thread: ServerThread) -> bool:
         """
         End a connection of ours on the server, with its open transaction. Gone already is fine.
+
+        Returns:
+            False if the id may be another connection's: the server is another one, or was started after
+            that connection was made. Then nothing was ended.
 
         Raises:
             DatabaseUnavailableError: the server can't be asked.
         """
         session = self.begin_check("kill")
         try:
-            session.execute(STATEMENTS["kill_connection"], (connection_id,))
+            session.execute(STATEMENTS["read_uptime"])
+            ((_, uptime),) = session.cursor.fetchall()
+            # Both clocks: the first stands still while a machine sleeps, the second may be set.
+            monotonic, wall = thread.made_at
+            age = max(time.monotonic() - monotonic, time.time() - wall)
+            if session.connection.server != thread.server or int(uptime) < age:
+                return False
+            session.execute(STATEMENTS["kill_connection"], (thread.id,))
         except pymysql.err.MySQLError as error:
             if error_code(error) != NO_SUCH_THREAD:
                 raise
         finally:
             session.rollback()
+        return True
 
     def is_reachable(self) -> bool:
         """Whether the database does our work now: a connection can be had, and a row be written."""

@@ -12,7 +12,7 @@ import pymysql
 import pymysql.cursors
 from pymysql.constants import SERVER_STATUS
 
-from rmq_txn.connection import WatchedConnection
+from rmq_txn.connection import ServerThread, WatchedConnection
 from rmq_txn.errors import DatabaseUnavailableError, TransactionLostError
 from rmq_txn.logs import get_logger
 from rmq_txn.pool import (
@@ -91,7 +91,12 @@ class Session:
                 self.cursor.execute(STATEMENTS["set_tripwire"])
             except pymysql.err.MySQLError as error:
                 self._pool.unavailable(error)
-        self.connection_id = int(self.connection.thread_id())
+        self.server_thread: ServerThread = self.connection.server_thread
+
+    @property
+    def connection_id(self) -> int:
+        """The server's id of this session's connection."""
+        return self.server_thread.id
 
     def _set_tripwire(self) -> bool:
         """Send the first statement; return False if this connection can't carry a transaction."""
@@ -197,6 +202,7 @@ class Session:
         """
         if self._guarded and not self._whole:
             self.release_tripwire()
+        self.committing_since = time.monotonic()
         self.state = SessionState.COMMITTING
         try:
             self._send_commit()
@@ -260,6 +266,13 @@ class Session:
                 and (self.connection.ended or (self._business and not known))
             ):
                 self.release_tripwire()
+            # Not if something was changed: that may be a temporary table, which may be of any kind.
+            if self.connection.untransactional and not self.connection.changed:
+                lost = TransactionLostError(
+                    "a statement wrote to a table that knows no transactions, such as MyISAM: that stays, "
+                    "though the rest is rolled back; ALTER TABLE ... ENGINE = InnoDB",
+                    txn_id=self.txn_id,
+                )
         except TransactionLostError as found:
             lost = found
         except (pymysql.err.MySQLError, DatabaseUnavailableError):

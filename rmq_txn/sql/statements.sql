@@ -15,6 +15,10 @@ RELEASE SAVEPOINT rmq_txn_tripwire
 -- transaction and its locks on the server for hours. Own connections need no privilege.
 KILL CONNECTION %s
 
+-- name: read_uptime
+-- Before it: after a restart of the server that id may be another connection's. Whole seconds.
+SHOW GLOBAL STATUS LIKE 'Uptime'
+
 -- name: read_schema_version
 -- Alone, from columns that every version has: it decides whether the others can be read.
 SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
@@ -22,6 +26,12 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- name: read_identity
 -- What version 3 brought.
 SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
+
+-- name: list_tables_without_transactions
+-- For a warning at start: ROLLBACK does not undo what is written there.
+SELECT table_name, engine FROM information_schema.tables
+WHERE table_schema = DATABASE() AND engine IN ('MyISAM', 'Aria', 'MEMORY', 'CSV', 'ARCHIVE', 'MRG_MyISAM')
+ORDER BY table_name LIMIT 20
 
 -- name: insert_identity
 INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)

@@ -223,6 +223,9 @@ class Failing:
         self.cursor = self.connection = self
         self.closed = False
 
+    def settle(self) -> None:
+        """Have no late answers."""
+
     def close(self) -> None:
         """Close the connection."""
         self.closed = True

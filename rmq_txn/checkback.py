@@ -14,6 +14,7 @@ import pymysql
 import structlog
 
 from rmq_txn import txlog
+from rmq_txn.connection import ServerThread
 from rmq_txn.database import Database
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.identity import (
@@ -105,17 +106,19 @@ class Oracle:
         proven = row.proves_commit_of(position, message_id)
         return Verdict.COMMIT if proven else Verdict.ROLLBACK
 
-    def resolve(self, txn_id: str, message_id: str, connection_id: int, timeout_seconds: float) -> Verdict:
+    def resolve(
+        self, txn_id: str, message_id: str, server_thread: ServerThread, timeout_seconds: float
+    ) -> Verdict:
         """
         Find out what became of our own transaction whose COMMIT answer was lost.
 
         While nobody can say, ends the old connection on the server: a silently cut line would leave
-        its transaction open there, and the fence waiting for it. Not before the first question:
-        after a restart of the server that id may belong to another connection of this service.
+        its transaction open there, and the fence waiting for it. Not if the server is another one, or was
+        started since: that id may belong to somebody else then, and the transaction is gone anyway.
 
         Args:
             message_id: winning id of the message at position 0.
-            connection_id: the connection COMMIT was sent on.
+            server_thread: the connection COMMIT was sent on.
             timeout_seconds: after this long the answer is UNKNOWN.
         """
         deadline = time.monotonic() + timeout_seconds
@@ -125,7 +128,7 @@ class Oracle:
             if verdict is not Verdict.UNKNOWN or time.monotonic() >= deadline:
                 return verdict
             try:
-                self._database.kill(connection_id)
+                self._database.kill(server_thread)
             except (pymysql.err.MySQLError, DatabaseUnavailableError) as error:
                 log.warning("the lost commit can't be looked up yet", error=str(error))
             pause.wait(_RESOLVE_PAUSE_SECONDS)

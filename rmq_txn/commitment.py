@@ -154,6 +154,7 @@ class Commitment:
             session.rollback()
             verdict = self._resolve_lost_commit(error, session)
         else:
+            self._failure = error = session.outcome_of(error)
             confirmed = session.rollback()
             if isinstance(error, TransactionLostError) and self._outbound:
                 # Some of it may be durable; then the row decides, never we.
@@ -171,7 +172,7 @@ class Commitment:
         if self._outbound:
             left = session.committing_since + _RESOLVED_AFTER_COMMIT_SECONDS - time.monotonic()
             seconds = max(_LEAST_RESOLVE_SECONDS, min(_RESOLVE_SECONDS, left))
-            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.connection_id, seconds)
+            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.server_thread, seconds)
         else:
             verdict = Verdict.UNKNOWN  # published nothing, wrote no row: there is no evidence
         if not isinstance(error, Exception):

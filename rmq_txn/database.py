@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pymysql
 
+from rmq_txn.connection import TRACK, ServerThread
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
 from rmq_txn.identity import new_txn_id
+from rmq_txn.logs import get_logger
 from rmq_txn.pool import NO_SUCH_THREAD, ConnectionPool, error_code, parse_url
 from rmq_txn.session import Session, SessionState
 from rmq_txn.sql import STATEMENTS
 from rmq_txn.transaction import Transaction
+
+log = get_logger("database")
 
 _WAIT_MARGIN_SECONDS = 10
 
@@ -97,15 +102,16 @@ class Database:
         }
         # Short: the caller of a lost COMMIT waits for them, after statement_timeout_seconds.
         checks = parameters | {"read_timeout": 3.0, "write_timeout": 3.0, "connect_timeout": 1.5}
-        set_session = "SET SESSION innodb_lock_wait_timeout = {:d}, wait_timeout = {:d}"
+        set_session = f"SET SESSION {TRACK}, innodb_lock_wait_timeout = {{:d}}, wait_timeout = {{:d}}"
         wait_timeout = local_timeout_seconds + _WAIT_MARGIN_SECONDS
         parameters["init_command"] = set_session.format(lock_wait_seconds, wait_timeout)
         # The native client has one check thread: one waiting check holds up all others. UTC: ages of
         # rows must not jump by an hour in spring and autumn.
         checks["init_command"] = set_session.format(1, wait_timeout) + ", time_zone = '+00:00'"
+        pool = ConnectionPool(parameters, size=pool_size, wait_seconds=pool_wait_seconds)
         return cls(
-            ConnectionPool(parameters, size=pool_size, wait_seconds=pool_wait_seconds),
-            ConnectionPool(checks, size=2, wait_seconds=2.0),
+            pool,
+            ConnectionPool(checks, size=2, wait_seconds=2.0, renewal=pool.renewal),
             local_timeout_seconds=local_timeout_seconds,
         )
 
@@ -147,9 +153,12 @@ class Database:
             else:
                 session.commit()
         except BaseException as error:
+            told = session.outcome_of(error)
             session.rollback()
             if session.state is SessionState.COMMITTING and isinstance(error, pymysql.MySQLError):
                 raise InDoubtError("the answer to COMMIT was lost", txn_id=session.txn_id) from error
+            if told is not error:
+                raise told from error
             raise
 
     def begin_check(self, txn_id: str) -> Session:
@@ -160,32 +169,52 @@ class Database:
         """Make a pool of one connection, set up as for check-backs, for a thread that keeps it."""
         return self._checks.alike(size=1)
 
-    def kill(self, connection_id: int) -> None:
+    def kill(self, thread: ServerThread) -> bool:
         """
         End a connection of ours on the server, with its open transaction. Gone already is fine.
+
+        Returns:
+            False if the id may be another connection's: the server is another one, or was started after
+            that connection was made. Then nothing was ended.
 
         Raises:
             DatabaseUnavailableError: the server can't be asked.
         """
         session = self.begin_check("kill")
         try:
-            session.execute(STATEMENTS["kill_connection"], (connection_id,))
+            session.execute(STATEMENTS["read_uptime"])
+            ((_, uptime),) = session.cursor.fetchall()
+            # Both clocks: the first stands still while a machine sleeps, the second may be set.
+            monotonic, wall = thread.made_at
+            age = max(time.monotonic() - monotonic, time.time() - wall)
+            if session.connection.server != thread.server or int(uptime) < age:
+                return False
+            session.execute(STATEMENTS["kill_connection"], (thread.id,))
         except pymysql.err.MySQLError as error:
             if error_code(error) != NO_SUCH_THREAD:
                 raise
         finally:
             session.rollback()
+        return True
 
     def is_reachable(self) -> bool:
-        """Whether a connection can be had now."""
+        """Whether the database does our work now: a connection can be had, and a row be written."""
         try:
-            self.begin_check("probe").rollback()
+            session = self.begin_check(new_txn_id())
+            try:
+                # Rolled back. A server that is read only or has no room refuses it as it would a real one.
+                session.execute(STATEMENTS["insert_log_row"], (session.txn_id, 0, b""))
+            finally:
+                session.rollback()
         except DatabaseUnavailableError:
             return False
+        except pymysql.err.MySQLError as error:
+            # Of the statement, not of the server: no such table, a lock. Whoever waits finds the same.
+            log.warning("the database could not be tried by a write", error=str(error))
         return True
 
     def wait_until_reachable(self, give_up: threading.Event, longest_pause_seconds: float) -> None:
-        """Block until a connection can be had, with growing pauses, or until `give_up` is set."""
+        """Block until the database does our work, with growing pauses, or until `give_up` is set."""
         pause = 0.1
         while not give_up.is_set() and not self.is_reachable():
             give_up.wait(pause)

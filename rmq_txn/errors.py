@@ -22,7 +22,12 @@ from __future__ import annotations
 
 
 class RmqTxnError(Exception):
-    """Root of every error raised by this package."""
+    """Root of every error raised by this package. Can be pickled, attributes included."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Pickle makes an exception again by calling its class with `args`, which lack what a subclass takes
+        # beside them: a pool of `multiprocessing` that gets such an error hangs. So without `__init__`.
+        return _restore, (type(self), self.args), self.__dict__
 
 
 class InvalidMessageError(RmqTxnError, ValueError):
@@ -120,3 +125,7 @@ class InDoubtError(TransactionError):
     If it published, check-back decides later by the same evidence, and the messages follow. Look
     the transaction up by a business key before retrying.
     """
+
+
+def _restore(kind: type[RmqTxnError], args: tuple[object, ...]) -> RmqTxnError:
+    return kind.__new__(kind, *args)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -16,18 +17,69 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pymysql
 from dbutils.pooled_db import PooledDB
 
+from rmq_txn import connection
+from rmq_txn.connection import SAFE_CHARACTER_SETS, WatchedConnection
 from rmq_txn.errors import DatabaseUnavailableError, LifecycleError, SettingsError
 
 DUPLICATE_KEY = 1062
 SAVEPOINT_MISSING = 1305
 NO_SUCH_THREAD = 1094
-# Lock wait timeout, deadlock, and MariaDB's snapshot conflict: trying again is the cure.
-LOCK_ERRORS = frozenset({1205, 1213, 1020})
+
+# Trying the whole transaction again is the cure, at once. The numbers are from MySQL's and MariaDB's lists of
+# errors (perror); "Galera" and "Group Replication": what their documents add.
+LOCK_ERRORS = frozenset(
+    {
+        1205,  # lock wait timeout; Galera: also a wait that its applier cut short
+        1213,  # deadlock; Galera: the cluster certified another transaction first, also told at COMMIT
+        1020,  # MariaDB: the row changed since the snapshot was taken
+        1412,  # the table was altered since the transaction began, "please retry"
+        1689,  # a wait was ended for an exclusive lock that others wait for
+        3058,  # deadlock of GET_LOCK
+        3101,  # Group Replication: rolled back at COMMIT, another member certified first
+        3572,  # MySQL: NOWAIT, and the row is locked
+    }
+)
 # The connection is gone or could not be had. 0 is PyMySQL's own "closed before".
 LOST_CONNECTION = frozenset(
     {0, 1040, 1053, 1152, 1158, 1159, 1160, 1161, 1203, 1927, 2002, 2003, 2005, 2006, 2013, 2014}
     | {2055, 3159, 3169, 4031}
 )
+# The server answers, but does no work like this now; another one may, or the same one later. A fault of the
+# statement may have the same number: 1290 is also INTO OUTFILE with secure_file_priv, 1114 also a temporary
+# table that is full. `Database.is_reachable` tells: it tries a write.
+REFUSALS = frozenset(
+    {
+        1290,  # read_only, super_read_only: demoted, or Group Replication without a majority
+        1836,  # read-only mode, as MySQL's InnoDB and managed servers say it
+        1874,  # innodb_read_only
+        1881,  # innodb_force_recovery
+        1036,  # the table can be read only: innodb_force_recovery in MariaDB, files without permission
+        3989,  # MySQL: ALTER SCHEMA ... READ ONLY = 1, as in a migration
+        3032,  # MySQL: offline_mode
+        1047,  # Galera: "WSREP has not yet prepared node for application use", no quorum or still joining
+        3100,  # Group Replication: a hook failed; the member left the group
+        3796,  # Group Replication: the consistency asked for is not to be had in this member's state
+        3797,  # Group Replication: waiting for the group failed, before the transaction
+        3798,  # Group Replication: the same, at the beginning
+        3799,  # Group Replication is stopping
+        3168,  # MySQL: "Server isn't available"
+        1129,  # host blocked after many connection errors
+        1226,  # the account used up an hour's updates or queries
+        1021,  # disk full
+        1114,  # table full: how InnoDB says it
+        1026,  # a file could not be written
+        1037,  # out of memory
+        1041,  # out of memory
+        1135,  # no new thread
+        1637,  # too many transactions at once
+    }
+)
+# Also the fault of a statement after START TRANSACTION READ ONLY; a server refuses with it by default when
+# transaction_read_only is set globally, as some do to demote it. `Session` tells them apart.
+READ_ONLY_TRANSACTION = 1792
+# Answered to COMMIT, these say that there was none. Tried: 1290 (MariaDB 10.11, MySQL 9.7). By documents: the
+# others. Any other number leaves the outcome in doubt.
+REFUSED_COMMIT = frozenset({1213, 1290, 3101})
 
 # Wrong user, password or database: a retry helps only after somebody mended it.
 _REFUSED = frozenset({1044, 1045, 1049, 1698})
@@ -45,15 +97,58 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, DatabaseUnavailableError) or error_code(error) in LOST_CONNECTION
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server says that it does no such work now; the connection may stand."""
+    return error_code(error) in REFUSALS
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether waiting for the server, or for another one, is what helps: `error` is not the statement's."""
+    return is_lost_connection(error) or is_refusal(error)
+
+
+class Renewal:
+    """
+    Since when connections to the database are good. Shared by its pools, thread-safe.
+
+    After a failover the connections in a pool lead to a server that was demoted. The first that is refused
+    condemns all that were made before, so that not every borrower has to find out on one of its own.
+    """
+
+    def __init__(self) -> None:
+        self._since = float("-inf")
+
+    def renew(self) -> None:
+        """Condemn all connections that exist."""
+        self._since = time.monotonic()
+
+    def outdates(self, connection: WatchedConnection) -> bool:
+        """Whether a connection was made before the last renewal."""
+        return connection.made_at[0] <= self._since
+
+
 class _NeverRaised(Exception):
     """Given to DBUtils as the only failure it may heal."""
+
+
+def _close(pooled: Any) -> None:
+    with suppress(pymysql.err.MySQLError):  # closed already
+        pooled.dbapi_connection.close()
 
 
 class ConnectionPool:
     """A bounded pool; the bound is ours because the pool's own waits for ever."""
 
-    def __init__(self, parameters: dict[str, Any], *, size: int, wait_seconds: float) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, Any],
+        *,
+        size: int,
+        wait_seconds: float,
+        renewal: Renewal | None = None,
+    ) -> None:
         self._parameters = parameters
+        self.renewal = renewal or Renewal()
         self.size = size
         self._wait_seconds = wait_seconds
         self._free = threading.BoundedSemaphore(size)
@@ -69,11 +164,13 @@ class ConnectionPool:
 
     def alike(self, *, size: int) -> ConnectionPool:
         """Make another pool of such connections, empty."""
-        return ConnectionPool(self._parameters, size=size, wait_seconds=self._wait_seconds)
+        return ConnectionPool(
+            self._parameters, size=size, wait_seconds=self._wait_seconds, renewal=self.renewal
+        )
 
     def borrow(self) -> Any:
         """
-        Lend a connection to the caller alone; it must come back through `give_back`.
+        Lend a connection to the caller alone; it must come back through `give_back`. It may be closed.
 
         Raises:
             DatabaseUnavailableError: none was free in time, or none can be made.
@@ -86,12 +183,15 @@ class ConnectionPool:
                 f"{self._wait_seconds:g} s; raise pool_size or shorten the transactions"
             )
         try:
-            return pool.dedicated_connection()
+            pooled = pool.dedicated_connection()
         except BaseException as error:
             self._free.release()
             if isinstance(error, pymysql.err.MySQLError):
                 self.unavailable(error)
             raise
+        if self.renewal.outdates(pooled.dbapi_connection):
+            _close(pooled)
+        return pooled
 
     def _opened(self) -> PooledDB:
         with self._lock:
@@ -100,7 +200,7 @@ class ConnectionPool:
             if self._pool is None:
                 self._pid = os.getpid()
                 self._pool = PooledDB(
-                    pymysql,
+                    connection,
                     maxcached=self.size,
                     reset=False,  # every session ends itself; a ROLLBACK more is a round trip
                     ping=0,  # a session's first statement finds dead connections, one round trip cheaper
@@ -118,8 +218,7 @@ class ConnectionPool:
         """Take a connection back; a broken one is closed, so that nobody gets it again."""
         try:
             if broken:
-                with suppress(pymysql.err.MySQLError):  # closed already
-                    pooled.dbapi_connection.close()
+                _close(pooled)
             pooled.close()
         finally:
             self._free.release()
@@ -127,7 +226,13 @@ class ConnectionPool:
     def unavailable(self, error: pymysql.err.MySQLError) -> NoReturn:
         """Raise `DatabaseUnavailableError` for what the driver said."""
         code = error_code(error)
-        did = "refused the connection" if code in _REFUSED else "did not answer"
+        if code in _REFUSED:
+            did = "refused the connection"
+        elif is_refusal(error) or code == READ_ONLY_TRANSACTION:
+            did = "refuses to work now"
+            self.renewal.renew()
+        else:
+            did = "did not answer"
         raise DatabaseUnavailableError(
             f"database {self.address} {did}: {error.args[-1]} (error {code})"
         ) from error
@@ -170,11 +275,16 @@ def parse_url(url: str) -> dict[str, Any]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - allowed):
         raise SettingsError(f"database url has options {unknown}, allowed are {sorted(allowed)}")
+    charset = options.setdefault("charset", "utf8mb4")
+    if charset not in SAFE_CHARACTER_SETS:
+        raise SettingsError(
+            f"database url has charset {charset!r}, allowed are {', '.join(sorted(SAFE_CHARACTER_SETS))}: in "
+            "others values can't be escaped safely"
+        )
     return {
         "host": parts.hostname,
         "port": port or 3306,
         "user": unquote(parts.username),
         "password": unquote(parts.password or ""),
         "database": unquote(database),
-        "charset": "utf8mb4",
     } | options

@@ -194,10 +194,11 @@ class TransactionProducer:
             FencedError: a check-back was faster; nothing committed, safe to retry.
             DatabaseUnavailableError: nothing committed.
             LocalTimeoutError: the transaction took too long; nothing committed.
-            TransactionLostError: the server ended the transaction behind our back.
+            TransactionLostError: the server ended the transaction behind our back; also instead of what the
+                block raises, which is its cause then.
             InDoubtError: COMMIT was sent and nobody can say now what became of it.
             LifecycleError: not running, or inside another transaction of this producer.
-            Whatever the block raises: rolled back, unchanged.
+            Whatever else the block raises: rolled back, unchanged.
         """
         with self._one_transaction("transaction()") as txn_id:
             messages: list[Message] = []
@@ -211,8 +212,11 @@ class TransactionProducer:
                 yield (txn := PublishingTransaction(session, publish))
                 commitment = self._commitment(txn_id, messages, session)
             except BaseException as error:
+                told = session.outcome_of(error)
                 session.rollback()
                 log.info("rolled back by its block, nothing was sent", cause=type(error).__name__)
+                if told is not error:
+                    raise told from error
                 raise
 
             def commit() -> None:

@@ -14,7 +14,7 @@ from rmq_txn.session import Session, SessionState
 
 _ENDS_TRANSACTION = frozenset(
     {"commit", "rollback", "begin", "autocommit", "close", "ping", "select_db", "connect"}
-    | {"kill", "autocommit_mode"}
+    | {"kill", "autocommit_mode", "set_charset", "set_character_set"}
 )
 
 
@@ -42,7 +42,7 @@ class ConnectionProxy:
                 f"connection.{name} would end the transaction or the connection; leave the block "
                 "to commit, raise to roll back"
             )
-        return getattr(self._open().connection, name)
+        return getattr(self._open().lend_connection(), name)
 
 
 class Transaction:

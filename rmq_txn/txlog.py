@@ -51,7 +51,9 @@ def insert(session: Session, state: LogState, message_ids: Sequence[str]) -> Non
 
     Raises:
         FencedError: a check-back was faster.
+        pymysql.err.MySQLError: a late error of business code, see `Session.settle`.
     """
+    session.settle()  # its duplicate key is none of ours
     try:
         session.execute(STATEMENTS["insert_log_row"], (session.txn_id, int(state), ",".join(message_ids)))
     except pymysql.err.IntegrityError as error:

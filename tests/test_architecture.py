@@ -26,7 +26,8 @@ TIERS: dict[str, float] = {
     "rmq_txn.deferred": 1,
     "rmq_txn.message": 1.1,  # checks names against the properties of identity
     "rmq_txn.sql": 2,
-    "rmq_txn.pool": 2,
+    "rmq_txn.connection": 2,
+    "rmq_txn.pool": 2.05,  # lends the connections
     "rmq_txn.session": 2.1,
     "rmq_txn.transaction": 2.2,
     "rmq_txn.database": 2.3,  # makes the transactions
@@ -97,7 +98,13 @@ WRAPPED = {
     "testcontainers": {"rmq_txn.testing.engine", "rmq_txn.testing.container"},
     "docker": {"rmq_txn.testing.engine"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
-    "pymysql": {"rmq_txn.pool", "rmq_txn.session", "rmq_txn.database", "rmq_txn.transaction"},
+    "pymysql": {
+        "rmq_txn.connection",
+        "rmq_txn.pool",
+        "rmq_txn.session",
+        "rmq_txn.database",
+        "rmq_txn.transaction",
+    },
 }
 DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
@@ -109,6 +116,7 @@ DRIVER_ERRORS_ONLY = {
 }
 DATABASE_SIDE = {
     "rmq_txn.sql",
+    "rmq_txn.connection",
     "rmq_txn.pool",
     "rmq_txn.session",
     "rmq_txn.database",

@@ -15,6 +15,10 @@ RELEASE SAVEPOINT rmq_txn_tripwire
 -- transaction and its locks on the server for hours. Own connections need no privilege.
 KILL CONNECTION %s
 
+-- name: read_uptime
+-- Before it: after a restart of the server that id may be another connection's. Whole seconds.
+SHOW GLOBAL STATUS LIKE 'Uptime'
+
 -- name: read_schema_version
 -- Alone, from columns that every version has: it decides whether the others can be read.
 SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pymysql
 import pymysql.connections
@@ -10,7 +11,7 @@ import pymysql.cursors
 import pytest
 
 from rmq_txn import Database, Transaction
-from rmq_txn.errors import LifecycleError
+from rmq_txn.errors import LifecycleError, TransactionLostError
 from rmq_txn.pool import parse_url
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -74,7 +75,8 @@ def test_autocommit_that_a_former_borrower_switched_on_splits_no_transaction(
 ) -> None:
     """On a connection with autocommit a savepoint holds nothing together: it is replaced."""
     used = connection_of(database)
-    fail_after(database, "SET autocommit = 1")
+    with pytest.raises(TransactionLostError):
+        fail_after(database, "SET autocommit = 1")
     fail_after(database, "INSERT INTO effect (id) VALUES ('half')")
     assert effects(database_url) == set()
     assert connection_of(database) != used
@@ -142,4 +144,66 @@ def test_bad_arguments_cost_no_connection(database: Database) -> None:
     used = connection_of(database)
     with pytest.raises(KeyError), database.transaction() as txn:
         txn.execute("SELECT %(there)s", {"here": 1})
+    assert connection_of(database) == used
+
+
+# What business code may leave on a session, as SQL text, and how the next borrower would see it.
+LEFTOVERS = {
+    "USE information_schema": "SELECT DATABASE()",
+    "SET @left = 1": "SELECT @left",
+    "SET SESSION sql_mode = 'ANSI_QUOTES'": "SELECT @@sql_mode",
+    "SET NAMES latin1": "SELECT @@character_set_client",
+    "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE": "SHOW VARIABLES LIKE '%isolation'",
+    "SET SESSION TRANSACTION READ ONLY": "SHOW VARIABLES LIKE '%_read_only'",
+    "SET time_zone = '+05:00'": "SELECT @@time_zone",
+    "SET foreign_key_checks = 0": "SELECT @@foreign_key_checks",
+    "SET innodb_lock_wait_timeout = 49": "SELECT @@innodb_lock_wait_timeout",
+    "SET wait_timeout = 4949": "SELECT @@wait_timeout",
+    "PREPARE left_over FROM 'SELECT 1'": "EXECUTE left_over",
+    "LOCK TABLES effect WRITE": "SELECT dedup_key FROM rmq_txn_inbox",
+}
+
+
+def answer(txn: Transaction, question: str) -> object:
+    """Return the rows of a question, or the number of its error."""
+    try:
+        txn.execute(question)
+    except pymysql.err.MySQLError as error:
+        return error.args[0]
+    return txn.fetchall()
+
+
+@pytest.mark.parametrize("how", ["execute", "cursor", "connection"])
+@pytest.mark.parametrize("ends", ["commits", "raises"])
+def test_what_business_code_leaves_on_a_session_is_not_lent_to_the_next(
+    open_database: Callable[..., Database], database_url: str, how: str, ends: str
+) -> None:
+    """Schema, variables, isolation, character set, statements, locks; by whatever way it was said."""
+    database = open_database(database_url, pool_size=1)
+    with database.transaction(read_only=True) as txn:
+        fresh = {question: answer(txn, question) for question in LEFTOVERS.values()}
+    for leave, question in LEFTOVERS.items():
+        with suppress(ZeroDivisionError, TransactionLostError), database.transaction() as txn:
+            run = {
+                "execute": txn.execute,
+                "cursor": txn.cursor().execute,
+                "connection": txn.connection.query,
+            }[how]
+            run(leave)
+            if ends == "raises":
+                raise ZeroDivisionError
+        with database.transaction(read_only=True) as txn:
+            assert (leave, answer(txn, question)) == (leave, fresh[question])
+
+
+def test_who_leaves_nothing_keeps_the_connection(database: Database, database_url: str) -> None:
+    """Writes, reads, a swallowed duplicate, a raising block: none of them costs a new connection."""
+    used = connection_of(database)
+    with database.transaction() as txn:
+        write(txn, "one")
+        txn.executemany("INSERT INTO effect (id) VALUES (%s)", [("two",), ("three",)])
+        txn.execute("SELECT LAST_INSERT_ID(), COUNT(*) FROM effect FOR UPDATE")
+        with suppress(pymysql.err.IntegrityError):
+            txn.execute("INSERT INTO effect (id, n) VALUES ('twice', 1)")
+    fail_after(database, "DELETE FROM effect")
     assert connection_of(database) == used

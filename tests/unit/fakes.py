@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from rmq_txn import Database, schema
+from rmq_txn.connection import ServerThread
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
 from rmq_txn.session import SessionState
@@ -81,7 +82,7 @@ class FakeSession:
     def __init__(self, txn_id: str, statements: list[str]) -> None:
         self.txn_id = txn_id
         self.state = SessionState.OPEN
-        self.connection_id = 0
+        self.server_thread = ServerThread(0, "fake", (0.0, 0.0))
         self._statements = statements
         self.began = time.monotonic()
 
@@ -94,6 +95,13 @@ class FakeSession:
         """Record a statement."""
         self._statements.append(sql)
         return 1
+
+    def settle(self) -> None:
+        """Nothing is ever left over."""
+
+    def outcome_of(self, error: BaseException) -> BaseException:
+        """Nothing is ever lost."""
+        return error
 
     def commit(self) -> None:
         """Record COMMIT."""

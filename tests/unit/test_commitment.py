@@ -37,14 +37,14 @@ def test_a_lost_commit_is_looked_up_until_the_caller_must_have_an_outcome(
     """What is left of the time depends on how long COMMIT itself was waited for."""
     timeouts: list[float] = []
 
-    def resolve(_txn_id: str, _message_id: str, _connection_id: int, timeout_seconds: float) -> Verdict:
+    def resolve(_txn_id: str, _message_id: str, _thread: object, timeout_seconds: float) -> Verdict:
         timeouts.append(timeout_seconds)
         return Verdict.UNKNOWN
 
     session: Any = SimpleNamespace(
         state=SessionState.COMMITTING,
         committing_since=time.monotonic() - waited,
-        connection_id=7,
+        server_thread=None,
         rollback=lambda: False,
     )
     oracle: Any = SimpleNamespace(resolve=resolve)

@@ -1,0 +1,244 @@
+"""
+The driver's connection, watched: what became of its session is read from the server's own answers.
+
+If the client asks for it when it connects, the server says in the answer to each statement whether a
+transaction is open, whether it began anew, and whether anything of the session changed
+(docs/decisions/0032). So nothing here costs a round trip, and cursors lent to business code are watched
+as well. This module also stands as a DB-API module for DBUtils: `connect` and `threadsafety`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pymysql
+from pymysql.connections import Connection
+from pymysql.constants import CLIENT, ER, SERVER_STATUS
+
+from rmq_txn.errors import SettingsError
+
+threadsafety = pymysql.threadsafety
+
+# In these no byte of a longer character is a quote or a backslash, so what the driver escapes stays escaped,
+# whatever the bytes mean. Not so in gbk, big5, sjis, cp932 and gb18030; the others have no use here.
+SAFE_CHARACTER_SETS = frozenset({"utf8mb4", "utf8mb3", "utf8", "latin1", "ascii"})
+
+# What a session is asked to tell, for the statement that sets it up. MySQL's '*' of variables would tell of
+# each statement that it has a number; that anything changed is told anyway.
+TRACK = (
+    "session_track_state_change = ON, session_track_schema = ON, "
+    "session_track_system_variables = 'character_set_client', session_track_transaction_info = 'STATE'"
+)
+
+_DESCRIBE = "SELECT @@max_allowed_packet, CONCAT_WS('/', @@hostname, @@port, @@server_id)"
+
+# Of the protocol, unknown to PyMySQL: SERVER_SESSION_STATE_CHANGED, and the kinds of news that follow it.
+_NEWS = 0x4000
+_SYSTEM_VARIABLE, _SCHEMA, _ANYTHING, _TRANSACTION_STATE = 0, 1, 2, 5
+
+if TYPE_CHECKING:
+    _Connection = Connection[Any]
+else:
+    _Connection = Connection  # generic in its stubs only
+
+_AUTOCOMMIT = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+_IN_TRANSACTION = SERVER_STATUS.SERVER_STATUS_IN_TRANS
+
+
+class ServerThread(NamedTuple):
+    """A connection as its server knows it: the id means another one after a restart, or elsewhere."""
+
+    id: int
+    server: str
+    made_at: tuple[float, float]
+
+
+def connect(**parameters: Any) -> WatchedConnection:
+    """Open a connection; the parameters are PyMySQL's."""
+    return WatchedConnection(**parameters)
+
+
+class WatchedConnection(_Connection):
+    """
+    A PyMySQL connection that notices what its server says about the session. For one thread.
+
+    A server, or a proxy before it, that knows no session tracking tells less: the flags of its answers alone.
+
+    Attributes:
+        made_at: when it was made, by the monotonic clock and by the wall clock.
+        server: which server answered; another one has another name.
+        changed: something of the session is not as it was after connecting, its database or a user
+            variable included. Not told by the server: variables set inside a SELECT, named locks, HANDLER.
+        elsewhere: business code selected another database.
+        ended: the server ended the transaction that `watch_transaction` saw begin: what was written in it
+            before is durable, unless the text was ROLLBACK. A deadlock is not meant: then nothing is.
+            Not seen: a stored procedure that commits and begins again in one call.
+        untransactional: a table was written to that knows no transactions.
+        failures: the numbers of the errors since `watch_transaction`.
+    """
+
+    made_at: tuple[float, float]
+    server: str
+    if TYPE_CHECKING:  # of PyMySQL, not in its stubs
+        server_status: int
+        server_thread_id: tuple[int]
+        _result: Any
+
+    def __init__(self, **parameters: Any) -> None:
+        self.failures: set[int] = set()
+        self._packet_bytes = 0
+        self._as_new()
+        super().__init__(client_flag=CLIENT.SESSION_TRACK, **parameters)
+
+    def connect(self, sock: Any = None) -> None:
+        """Connect, and take what the session is then for what it should be."""
+        self._unsafe = ""
+        self._packet_bytes = 0
+        made_at = (time.monotonic(), time.time())
+        super().connect(sock)
+        try:
+            with self.cursor() as cursor:
+                cursor.execute(_DESCRIBE)
+                ((self._packet_bytes, self.server),) = cursor.fetchall()
+        except BaseException:
+            self.close()
+            raise
+        self.made_at = made_at
+        self._as_new()
+
+    @property
+    def server_thread(self) -> ServerThread:
+        """What the server knows this connection as, until the next `connect`."""
+        (number,) = self.server_thread_id
+        return ServerThread(number, self.server, self.made_at)
+
+    def _as_new(self) -> None:
+        self.changed = self.elsewhere = False
+        self._unsafe = ""
+        self.watch_transaction()
+
+    def watch_transaction(self) -> None:
+        """Begin to watch a transaction; none of its statements was sent yet."""
+        self.ended = self.untransactional = self._in_transaction = False
+        self.failures.clear()
+
+    def query(self, sql: str | bytes, unbuffered: bool = False) -> int:
+        """
+        Send one statement, as PyMySQL does.
+
+        Raises:
+            SettingsError: business code chose a character set in which escaping is not safe.
+            pymysql.err.OperationalError: 1153, the statement is larger than the server takes. Sent, it
+                would look like a lost connection, for ever.
+        """
+        if self._unsafe:
+            raise SettingsError(
+                f"the session has the character set {self._unsafe!r}, allowed are "
+                f"{', '.join(sorted(SAFE_CHARACTER_SETS))}: in it values can't be escaped safely; "
+                "take the SET NAMES out of the business code"
+            )
+        data = sql.encode(self.encoding) if isinstance(sql, str) else sql
+        if len(data) >= self._packet_bytes > 0:
+            raise pymysql.err.OperationalError(
+                ER.NET_PACKET_TOO_LARGE,
+                f"the statement is {len(data)} bytes, max_allowed_packet of the server is "
+                f"{self._packet_bytes} bytes; raise it there, or make the value smaller",
+            )
+        return super().query(data, unbuffered)
+
+    def select_home(self) -> None:
+        """Select our database again."""
+        self.select_db(self.db)
+        self.elsewhere = False
+
+    def read_results(self) -> None:
+        """
+        Read what is left of the last statement, so that its late error is not taken for the next one's.
+
+        Raises: pymysql.err.MySQLError of that statement.
+        """
+        result = self._result
+        if result is not None and result.unbuffered_active:
+            result._finish_unbuffered_query()  # noqa: SLF001 - what PyMySQL does itself, with a warning
+        while self._result is not None and self._result.has_next:
+            self.next_result()
+
+    def _read_query_result(self, unbuffered: bool = False) -> int:
+        try:
+            rows: int = super()._read_query_result(unbuffered)  # type: ignore[misc]
+        except pymysql.err.MySQLError as error:
+            self._heed_failure(error)
+            raise
+        if self._result.server_status is not None:  # an answer without rows; those with rows tell nothing
+            self._heed(self._result.server_status, self._result.message)
+        return rows
+
+    def _read_ok_packet(self) -> Any:
+        answer = super()._read_ok_packet()  # type: ignore[misc]
+        self._heed(answer.server_status, answer.message)
+        return answer
+
+    def _heed_failure(self, error: pymysql.err.MySQLError) -> None:
+        code = error.args[0] if error.args else None
+        if isinstance(code, int):
+            self.failures.add(code)
+        if code == ER.LOCK_DEADLOCK:
+            self._in_transaction = False  # rolled back: its end is no commit
+
+    def _heed(self, status: int, message: bytes) -> None:
+        in_transaction = bool(status & _IN_TRANSACTION)
+        if (self._in_transaction and not in_transaction) or status & _AUTOCOMMIT:
+            self.ended = True
+        self._in_transaction = in_transaction
+        if not status & _NEWS:
+            return
+        for kind, news in _read_news(message):
+            if kind == _TRANSACTION_STATE:
+                self._heed_transaction_state(_texts(news)[0])
+                continue
+            self.changed = True
+            if kind == _SCHEMA:
+                self.elsewhere = _texts(news)[0] != self.db
+            elif kind == _SYSTEM_VARIABLE:
+                name, value = _texts(news)[:2]
+                if name == "character_set_client" and value not in SAFE_CHARACTER_SETS:
+                    self._unsafe = value
+
+    def _heed_transaction_state(self, state: str) -> None:
+        # Eight characters. First: T for BEGIN as text and for COMMIT AND CHAIN, which leave the flag "in a
+        # transaction" as it is; ours are I, begun by a statement. Last: L under LOCK TABLES, which commits
+        # and is not ended by COMMIT. Fourth: w for a write to a table of MyISAM and the like.
+        if state.startswith("T") or state.endswith("L"):
+            self.ended = True
+        if state[3:4] == "w":
+            self.untransactional = True
+
+
+def _read_news(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """Read what follows the status in an answer: a text for people, then kinds and contents."""
+    _, at = _sized(message, 0)
+    news, _ = _sized(message, at)
+    at = 0
+    while at < len(news):
+        content, end = _sized(news, at + 1)
+        yield news[at], content
+        at = end
+
+
+def _texts(content: bytes) -> list[str]:
+    found, at = [], 0
+    while at < len(content):
+        text, at = _sized(content, at)
+        found.append(text.decode("utf-8", "replace"))
+    return found or [""]
+
+
+def _sized(data: bytes, at: int) -> tuple[bytes, int]:
+    """Return the bytes behind a length-encoded size, and where they end."""
+    size, at = data[at], at + 1
+    if size > 0xFA:
+        width = {0xFC: 2, 0xFD: 3, 0xFE: 8}[size]
+        size, at = int.from_bytes(data[at : at + width], "little"), at + width
+    return data[at : at + size], at + size

@@ -23,6 +23,9 @@ from typing import Final
 
 _RESPONSE_FLAG: Final = 1
 _JSON_HEADER: Final = 0
+# V3_4_9 of MQVersion.java, the first for which a broker heeds how many redeliveries `send_back` asks for;
+# below it the group's own retryMaxTimes holds (seen on 5.4.0). Nothing newer is promised to us.
+_VERSION: Final = 121
 # What servers accept by default; a longer "frame" is somebody else's protocol.
 _MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 # A connection carries one request, so the number only tells the answer from requests a server sends.
@@ -63,8 +66,7 @@ def encode(
     header = {
         "code": code,
         "language": "PYTHON",
-        # 0 is older than any release: servers then promise nothing new, which suits a probe.
-        "version": 0,
+        "version": _VERSION,
         "opaque": _OPAQUE,
         "flag": 0,
         "extFields": dict(fields),

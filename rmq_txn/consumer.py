@@ -11,16 +11,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from rmq_txn import schema
+from rmq_txn.consumer_health import ConsumerHealth
 from rmq_txn.database import Database
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import LifecycleError, SettingsError
-from rmq_txn.handling import Handler, Handling
+from rmq_txn.handling import Handling
 from rmq_txn.identity import retention_seconds
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop, run_until_signal
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, check_group, check_tag, check_topic
 from rmq_txn.parking import check_max_attempts
 from rmq_txn.publisher import Publisher
+from rmq_txn.routes import ANY_TAG, Handler, Routes
 from rmq_txn.transport import ConsumerTransport, Transport
 
 log = get_logger("consumer")
@@ -36,7 +38,8 @@ class IdempotentConsumer:
     own transaction, is what makes a duplicate harmless. Handlers run on several threads at once.
 
     Args:
-        group: consumer group; all processes of a group have the same handlers.
+        group: consumer group; not that of `producer`. Processes of a group may differ in their handlers
+            for a while, as in a deployment: what one has no handler for, another gets.
         broker: the transport, such as `RocketMQ("127.0.0.1:9876")`.
         database: holds the business tables and, after `rmq-txn schema apply`, ours.
         threads: deliveries handled at once; at most the database's `pool_size`.
@@ -76,6 +79,11 @@ class IdempotentConsumer:
                 f"threads is {threads!r}, allowed is 1 to the database's pool_size ({database.pool_size}): "
                 "each handler holds a connection"
             )
+        if producer is not None and producer.group == group:
+            raise SettingsError(
+                f"group {group!r} is its producer's too; give one of them another name: brokers and tools "
+                "would take the clients of the one for those of the other"
+            )
         if producer is not None and producer.database is not database:
             raise SettingsError(
                 "producer has another Database than this consumer; give both the same, one transaction "
@@ -91,13 +99,13 @@ class IdempotentConsumer:
         self._threads = threads
         self._drain_seconds = check_seconds("drain_seconds", drain_seconds)
         self._close_timeout_seconds = check_seconds("close_timeout_seconds", close_timeout_seconds)
-        self._handlers: dict[str, dict[str, Handler]] = {}
+        self._routes = Routes()
         self._lifecycle = Lifecycle(f"IdempotentConsumer of group {self._group!r}")
         self._closing = threading.Event()
         self._handling = Handling(
             group=self._group,
-            route=self._route,
-            dedup_key=dedup_key or (lambda delivery: delivery.dedup_key),
+            routes=self._routes,
+            dedup_key=dedup_key,
             database=database,
             publisher=producer,
             max_attempts=check_max_attempts(max_attempts),
@@ -119,7 +127,7 @@ class IdempotentConsumer:
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics that have a handler."""
-        return tuple(self._handlers)
+        return self._routes.topics
 
     @property
     def broker(self) -> Transport:
@@ -131,9 +139,12 @@ class IdempotentConsumer:
         """The database that holds its inbox and what it parked."""
         return self._database
 
-    def handles(self, topic: str, tag: str = "*") -> Callable[[H], H]:
+    def handles(self, topic: str, tag: str = ANY_TAG) -> Callable[[H], H]:
         """
         Register a handler for a topic and one tag, or `*` for every tag that has no own handler.
+
+        The broker sends every tag of the topic. What has no handler is given back and said as an error;
+        `ignores` is for the tags that the group does not want.
 
         The handler gets the running `Transaction` and the `Delivery`. Returning acknowledges, after
         COMMIT; any exception rolls back and the broker delivers again, up to `max_attempts` times;
@@ -146,19 +157,38 @@ class IdempotentConsumer:
             LifecycleError: the consumer was started: subscriptions are frozen then.
         """
         check_topic(topic)
-        if tag != "*":
+        if tag != ANY_TAG:
             check_tag(tag)
-        if self._lifecycle.state is not State.NEW:
-            raise LifecycleError("handlers can't be added after start(): subscriptions are frozen")
+        self._refuse_after_start()
 
         def register(handler: H) -> H:
             refuse_deferring(handler, "handler")
-            if tag in self._handlers.setdefault(topic, {}):
-                raise SettingsError(f"topic {topic!r} with tag {tag!r} has a handler already")
-            self._handlers[topic][tag] = handler
+            self._routes.add(topic, tag, handler)
             return handler
 
         return register
+
+    def ignores(self, topic: str, tag: str | None) -> None:
+        """
+        Acknowledge messages of a topic and tag without a handler: no process of the group wants them.
+
+        The broker filters nothing for a group, so what it has no handler for is given back to the
+        broker and said as an error, to its last delivery, and then parked (docs/decisions/0037). This is
+        how a group says that it means it. Ignored messages are gone for the group: say it only after no
+        process of it, now or in the next deployment, has a handler for them.
+
+        Args:
+            tag: None for messages without a tag; `*` for every tag without a handler, and then also
+                for the tags that somebody invents tomorrow.
+
+        Raises: as `handles`.
+        """
+        self._refuse_after_start()
+        self._routes.ignore(topic, tag)
+
+    def _refuse_after_start(self) -> None:
+        if self._lifecycle.state is not State.NEW:
+            raise LifecycleError("handlers can't be added after start(): subscriptions are frozen")
 
     def start(self) -> None:
         """
@@ -171,19 +201,24 @@ class IdempotentConsumer:
             NativeLibraryError: run `rmq-txn native install`.
             LifecycleError: started before.
         """
-        if not self._handlers:
+        if not self._routes.topics:
             raise SettingsError("no handler is registered; decorate a function with @consumer.handles(...)")
         self._lifecycle.start(self._start, undo=self._undo_start)
 
     def _start(self) -> None:
-        schema.check(self._database)
+        self._prepare()
         self._start_producer()
-        subscriptions = {topic: tuple(by_tag) for topic, by_tag in self._handlers.items()}
+        # Whatever this process has handlers for: a filter would swallow what only its siblings handle.
+        subscriptions = dict.fromkeys(self._routes.topics, (ANY_TAG,))
         self._client = self._broker.consumer(
             self._group, subscriptions, self._threads, self._handling.deliver
         )
         self._client.start()
-        log.info("consumer started", group=self._group, topics=",".join(self._handlers))
+        log.info("consumer started", group=self._group, topics=",".join(self._routes.topics))
+
+    def _prepare(self) -> None:
+        """Read what handling needs to know of the database."""
+        self._handling.upgraded_at = schema.check(self._database).upgraded_at
 
     def _start_producer(self) -> None:
         if self._producer is not None and self._producer.state is State.NEW:
@@ -197,7 +232,17 @@ class IdempotentConsumer:
         False: they would not deliver to it. As `TransactionProducer.is_registered`, errors too.
         """
         self._lifecycle.require_running("is_registered()")
-        return all(self._client.is_registered(topic) for topic in self._handlers)
+        return all(self._client.is_registered(topic) for topic in self._routes.topics)
+
+    def health(self) -> ConsumerHealth:
+        """
+        Return how this consumer is, as far as its own deliveries know; asks nobody, never blocks.
+
+        Raises:
+            LifecycleError: not running.
+        """
+        self._lifecycle.require_running("health()")
+        return self._handling.health.read()
 
     def replay(self, key: str, *, force: bool = False) -> bool:
         """
@@ -216,9 +261,11 @@ class IdempotentConsumer:
 
         Raises:
             InvalidMessageError: it needs `force`, or there is no handler for it.
-            Exception: whatever the handler or the transaction raises.
+            Exception: whatever the handler or the transaction raises; what is no Exception, such as
+                CancelledError or SystemExit, as RuntimeError.
         """
         refuse_event_loop("replay()")
+        self._prepare()
         self._start_producer()
         return self._handling.replay(key, force=force)
 
@@ -230,6 +277,7 @@ class IdempotentConsumer:
             Its key, or None if it was handled or parked before.
         """
         refuse_event_loop("park()")
+        self._prepare()
         return self._handling.park_buried(delivery)
 
     def close(self) -> None:
@@ -282,7 +330,3 @@ class IdempotentConsumer:
         if threading.current_thread() is not threading.main_thread():
             raise LifecycleError("run() handles signals and needs the main thread; use start() and close()")
         run_until_signal(self.start, self.close)
-
-    def _route(self, delivery: Delivery) -> Handler | None:
-        by_tag = self._handlers.get(delivery.topic, {})
-        return by_tag.get(delivery.tag or "*") or by_tag.get("*")

@@ -16,8 +16,12 @@ import threading
 import types
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from typing import TypeVar
 
 from rmq_txn.errors import SettingsError
+from rmq_txn.logs import describe
+
+T = TypeVar("T")
 
 _LAZY = (map, filter, zip, enumerate, *(kind for kind in vars(itertools).values() if isinstance(kind, type)))
 _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
@@ -70,6 +74,30 @@ def name_of(function: object) -> str:
         function = function.func
     name = getattr(function, "__name__", None)
     return name if isinstance(name, str) else type(function).__name__
+
+
+def call(function: Callable[..., T], what: str, *arguments: object) -> T:
+    """
+    Call business code of a consumer: what it returns has run, what it ends with can be counted.
+
+    CancelledError, SystemExit and GeneratorExit would end a thread, and that is the transport's; they
+    say nothing of the message. Ctrl-C is for the process, and comes to its main thread alone.
+
+    Raises:
+        SettingsError: as `refuse_deferred`.
+        RuntimeError: instead of what is no `Exception`.
+        Exception: whatever else it raises.
+    """
+    try:
+        value = function(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise
+        raise RuntimeError(f"{what} ended with {describe(error)}") from error
+    refuse_deferred(value, what)
+    return value
 
 
 def refuse_deferred(value: object, what: str) -> None:

@@ -14,15 +14,18 @@ import contextvars
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import structlog
 
 from rmq_txn import inbox, parking
+from rmq_txn.aging import Aging
+from rmq_txn.consumer_health import HealthNotes
 from rmq_txn.database import Database
-from rmq_txn.deferred import refuse_deferred
+from rmq_txn.deferred import call
 from rmq_txn.errors import (
     FencedError,
     HalfMessageError,
@@ -31,25 +34,38 @@ from rmq_txn.errors import (
     Reject,
     TransactionLostError,
 )
+from rmq_txn.identity import made_at
 from rmq_txn.lifecycle import State
-from rmq_txn.logs import get_logger
+from rmq_txn.logs import describe, get_logger
 from rmq_txn.message import Delivery
 from rmq_txn.parking import ParkedState
 from rmq_txn.pool import LOCK_ERRORS, error_code, is_lost_connection
 from rmq_txn.publisher import Publisher
+from rmq_txn.routes import Handler, Routes
 from rmq_txn.transaction import Transaction
 from rmq_txn.verdict import Answer
 
 log = get_logger("consumer")
 
-Handler: TypeAlias = Callable[[Transaction, Delivery], object]
-
 _TRIES_IN_PROCESS = 4
 _LONGEST_PAUSE_SECONDS = 5.0
+_LAST_REDELIVERY = 16
+"""The broker buries what is given back once more."""
+_OLD_PROCESSES_SECONDS = 86_400.0
+"""For how long after the upgrade of the tables processes of version 2 may still be about."""
+_TOO_LARGE = 1153
 
 
 class _DoneBefore(Exception):
     """Ends the transaction of a duplicate."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """The inbox rows that stand for one message."""
+
+    key: str
+    former_key: str | None = None
 
 
 class Handling:
@@ -57,20 +73,25 @@ class Handling:
     The protocol of the deliveries of one consumer. Thread-safe.
 
     Args:
-        route: finds the handler of a delivery.
-        dedup_key: the user's choice of what makes two deliveries the same message.
+        routes: knows the handler of a delivery.
+        dedup_key: the user's choice of what makes two deliveries the same message; None: ours.
         publisher: its transactions are used instead of the database's own.
         max_attempts: own failures after which a message is parked.
         retention_seconds: for how long the inbox remembers; an older message is parked untried.
         closing: set when nothing is worth waiting for any more.
+
+    Attributes:
+        health: what the deliveries note.
+        aging: knows which messages the inbox may have forgotten.
+        upgraded_at: of the database's identity; messages from before it may have a row of version 2.
     """
 
     def __init__(
         self,
         *,
         group: str,
-        route: Callable[[Delivery], Handler | None],
-        dedup_key: Callable[[Delivery], str],
+        routes: Routes,
+        dedup_key: Callable[[Delivery], str] | None,
         database: Database,
         publisher: Publisher | None,
         max_attempts: int,
@@ -78,15 +99,17 @@ class Handling:
         closing: threading.Event,
     ) -> None:
         self._group = group
-        self._route = route
+        self._routes = routes
         self._dedup_key = dedup_key
         self._database = database
         self._publisher = publisher
         self._transactions: Database | Publisher = publisher or database
         self._max_attempts = max_attempts
-        self._retention_seconds = retention_seconds
         self._closing = closing
         self.inside = contextvars.ContextVar("inside", default=False)
+        self.health = HealthNotes()
+        self.aging = Aging(database, self.health, retention_seconds)
+        self.upgraded_at: float | None = None
 
     def deliver(self, delivery: Delivery) -> Answer:
         """Handle one delivery, on a thread of the transport; what it answers is final."""
@@ -98,77 +121,121 @@ class Handling:
         }
         # A native thread keeps nothing from one callback to the next, so the context is bound anew.
         with structlog.contextvars.bound_contextvars(**fields):
-            handler = self._route(delivery)
+            handler = self._routes.find(delivery)
             if handler is None:
-                log.error("no handler for this message, it will be delivered again", tag=delivery.tag)
-                return Answer.RETRY
+                return self._without_handler(delivery)
             token = self.inside.set(True)
             try:
-                return self._to_the_end(delivery, handler)
+                return self._to_the_end(delivery, partial(self._handle, delivery, handler))
             finally:
                 self.inside.reset(token)
 
-    def _to_the_end(self, delivery: Delivery, handler: Handler) -> Answer:
-        """Handle it; if it fails for a reason of its own, count that; what may pass is tried again."""
+    def _without_handler(self, delivery: Delivery) -> Answer:
+        """Give it back: another process of the group may have a handler, or this one after its deployment."""
+        told = {"tag": delivery.tag, "redeliveries": delivery.redeliveries}
+        if self._routes.ignores(delivery):
+            log.debug("ignored", **told)
+            return Answer.ACK
+        self.health.unhandled(delivery.topic, delivery.tag)
+        if delivery.redeliveries < _LAST_REDELIVERY:
+            log.error("no handler for this message, it will be delivered again", **told)
+            return Answer.RETRY
+        log.error("no handler for this message, to its last delivery; it is parked", **told)
+        return self._to_the_end(delivery, partial(self._park, delivery, ParkedState.UNHANDLED, "no handler"))
+
+    def _park(self, delivery: Delivery, state: ParkedState, reason: str) -> Answer:
+        with self._database.transaction() as txn:
+            claim = self._claim_or_own(delivery)
+            if inbox.claim(txn, self._group, claim.key, claim.former_key):
+                parking.park(txn, self._group, claim.key, state, delivery, reason)
+        return Answer.ACK
+
+    def _to_the_end(self, delivery: Delivery, step: Callable[[], Answer]) -> Answer:
+        """Take a step; if it fails for a reason of its own, count that; what may pass is tried again."""
         counting = False
-        step: Callable[[], Answer] = partial(self._handle, delivery, handler)
         tries = 0
-        while tries < _TRIES_IN_PROCESS:
+        while True:
             try:
                 return step()
             except Exception as error:
                 if self._may_pass(error):
                     tries = self._pause(error, tries)
                     if self._closing.is_set():
-                        break
+                        return Answer.RETRY
+                    if tries < _TRIES_IN_PROCESS:
+                        continue
+                    if error_code(error) in LOCK_ERRORS:
+                        return Answer.RETRY  # held by others, and no fault of the message
                 elif self._is_of_the_broker(error):
-                    log.warning("the messages could not be published, delivered again", error=str(error))
-                    break
-                elif counting:
+                    log.warning("the messages could not be published, delivered again", error=describe(error))
+                    return Answer.RETRY
+                if counting:
                     log.error("a failure can't be counted, delivered again", exc_info=error)
-                    break
-                else:
-                    counting, tries = True, 0
-                    step = partial(self._count, delivery, error)
-        return Answer.RETRY
+                    return Answer.RETRY
+                counting, tries = True, 0
+                step = partial(self._count, delivery, error)
 
     def _handle(self, delivery: Delivery, handler: Handler) -> Answer:
         began = time.monotonic()
-        key = self._key(delivery)
+        claim = self._claim(delivery)
+        over_age = self.aging.is_over_age(delivery)
         try:
-            with self._transactions.transaction() as txn:
-                if not inbox.claim(txn, self._group, key):
+            with self._ended_if_silent() as begun, self._transactions.transaction() as txn:
+                begun.append(txn)
+                if not inbox.claim(txn, self._group, claim.key, claim.former_key):
                     raise _DoneBefore  # noqa: TRY301 - out by ROLLBACK, a round trip less than COMMIT
-                if inbox.may_have_forgotten(delivery, self._retention_seconds):
+                if over_age:
                     # The row that would tell a duplicate may have been pruned: a person has to look.
-                    parking.park(txn, self._group, key, ParkedState.OVER_AGE, delivery, "never tried")
-                    event = "parked untried, the message is older than the inbox remembers"
+                    parking.park(txn, self._group, claim.key, ParkedState.OVER_AGE, delivery, "never tried")
                 else:
-                    self._call(handler, txn, delivery)
+                    call(handler, "the handler", txn, delivery)
                     if delivery.redeliveries:
                         # Only then can it have failed before: who never fails pays nothing.
-                        parking.forget_failures(txn, self._group, key)
-                    event = "handled"
+                        parking.forget_failures(txn, self._group, claim.key)
         except _DoneBefore:
             event = "duplicate skipped"
+        else:
+            event = "handled"
+            if over_age:
+                self.aging.tell(delivery, claim.key)
+                return Answer.ACK
         seconds = round(time.monotonic() - began, 4)
-        log.info(event, key=key, redeliveries=delivery.redeliveries, seconds=seconds)
+        log.info(event, key=claim.key, redeliveries=delivery.redeliveries, seconds=seconds)
         return Answer.ACK
+
+    @contextmanager
+    def _ended_if_silent(self) -> Iterator[list[Transaction]]:
+        """
+        End a transaction of the block on the server when its connection is lost.
+
+        A statement that takes too long goes on there, and its claim holds up our next try, and the
+        counting of this one.
+        """
+        begun: list[Transaction] = []
+        try:
+            yield begun
+        except Exception as error:
+            if is_lost_connection(error):
+                for txn in begun:
+                    with suppress(Exception):  # it is gone, or so is the server; then the claim is too
+                        self._database.kill(txn.server_thread)
+            raise
 
     def _count(self, delivery: Delivery, error: Exception) -> Answer:
         """Count a failure of our own after its rollback; park the message if it was the last one."""
-        key = self._key_or_own(delivery)
+        claim = self._claim_or_own(delivery)
+        key = claim.key
         attempts = 0
         state = None
         with self._database.transaction() as txn:
-            fresh = inbox.claim(txn, self._group, key)
+            fresh = inbox.claim(txn, self._group, key, claim.former_key)
             if fresh or isinstance(error, TransactionLostError):
                 attempts = parking.count_failure(txn, self._group, key, delivery, error)
                 state = self._parked_as(error, attempts, inbox_row_is_durable=not fresh)
+                if state is not None and not self._parked(txn, key, state, delivery):
+                    state = None
                 if state is None:
-                    inbox.release(txn, self._group, key)
-                else:
-                    parking.park(txn, self._group, key, state, delivery)
+                    inbox.release(txn, self._group, key, claim.former_key)
         if attempts == 0:
             log.warning("failed, but was handled or parked meanwhile", key=key, exc_info=error)
             return Answer.ACK
@@ -184,6 +251,25 @@ class Handling:
         log.error("handler failed, the message is parked", because=state.name.lower(), **told)
         return Answer.ACK
 
+    def _parked(self, txn: Transaction, key: str, state: ParkedState, delivery: Delivery) -> bool:
+        """Park it; False if the server takes no statement that long, then the broker keeps it."""
+        try:
+            parking.park(txn, self._group, key, state, delivery)
+        except Exception as error:
+            if error_code(error) != _TOO_LARGE:
+                raise
+            log.error(
+                "the message is larger than max_allowed_packet of the database, so it can't be parked; the "
+                "broker keeps it: raise the limit, then `rmq-txn dlq replay`",
+                key=key,
+                body_bytes=len(delivery.body),
+            )
+            if state is not ParkedState.LOST:
+                return False
+            # A delivery of this one would be skipped: its claim is durable.
+            parking.park(txn, self._group, key, state, delivery, with_body=False)
+        return True
+
     def _parked_as(
         self, error: Exception, attempts: int, *, inbox_row_is_durable: bool
     ) -> ParkedState | None:
@@ -197,17 +283,13 @@ class Handling:
 
     def park_buried(self, delivery: Delivery) -> str | None:
         """Park a message that the broker buried, return its key; None: it was handled or parked before."""
-        key = self._key_or_own(delivery)
-        state = (
-            ParkedState.OVER_AGE
-            if inbox.may_have_forgotten(delivery, self._retention_seconds)
-            else ParkedState.BURIED
-        )
+        claim = self._claim_or_own(delivery)
+        state = ParkedState.OVER_AGE if self.aging.is_over_age(delivery) else ParkedState.BURIED
         with self._database.transaction() as txn:
-            fresh = inbox.claim(txn, self._group, key)
+            fresh = inbox.claim(txn, self._group, claim.key, claim.former_key)
             if fresh:
-                parking.park(txn, self._group, key, state, delivery, "buried by the broker")
-        return key if fresh else None
+                parking.park(txn, self._group, claim.key, state, delivery, "buried by the broker")
+        return claim.key if fresh else None
 
     def replay(self, key: str, *, force: bool) -> bool:
         """Handle a parked message on this thread; see `IdempotentConsumer.replay`."""
@@ -220,7 +302,7 @@ class Handling:
                 f"message {key} is parked as {parked.failure.state.name.lower()}: its effect may be in the "
                 "database already; look there, then replay it with --force or drop it"
             )
-        handler = self._route(parked.delivery)
+        handler = self._routes.find(parked.delivery)
         if handler is None:
             raise InvalidMessageError(
                 f"message {key} has topic {parked.delivery.topic!r} and tag {parked.delivery.tag!r}, "
@@ -241,36 +323,37 @@ class Handling:
             raise
 
     def _replay(self, key: str, delivery: Delivery, handler: Handler) -> bool:
-        key_now = self._key(delivery)  # another one if the user's function was mended
+        now = self._claim(delivery)  # another key if the user's function was mended, or version 2 parked it
+        held = key in (now.key, now.former_key)  # by the parked row that we replay
         with self._transactions.transaction() as txn:
-            fresh = inbox.claim(txn, self._group, key_now)
+            fresh = inbox.claim(txn, self._group, now.key, None if held else now.former_key)
             if not parking.unpark(txn, self._group, key):
                 raise _DoneBefore  # another replay was faster, or it was dropped: claim nothing
-            handled_before = key_now != key and not fresh
+            handled_before = now.key != key and not fresh
             if not handled_before:
-                self._call(handler, txn, delivery)
-        log.info("a parked message was handled before" if handled_before else "replayed", key=key_now)
+                call(handler, "the handler", txn, delivery)
+        log.info("a parked message was handled before" if handled_before else "replayed", key=now.key)
         return not handled_before
 
-    def _call(self, handler: Handler, txn: Transaction, delivery: Delivery) -> None:
-        try:
-            refuse_deferred(handler(txn, delivery), "the handler")
-        except Exception as error:
-            if not self._may_pass(error):
-                txn.require_whole()  # after DDL the inbox row stands, and the effect would be lost
-            raise
+    def _claim(self, delivery: Delivery) -> _Claim:
+        if self._dedup_key is None:
+            return self._own_claim(delivery)
+        return _Claim(inbox.check_key(call(self._dedup_key, "dedup_key", delivery)))
 
-    def _key(self, delivery: Delivery) -> str:
-        key = self._dedup_key(delivery)
-        refuse_deferred(key, "dedup_key")
-        return inbox.check_key(key)
+    def _own_claim(self, delivery: Delivery) -> _Claim:
+        """Return our key, and that of version 2 while a process of it may have handled the message."""
+        former = delivery.former_dedup_key
+        if self.upgraded_at is None or former is None:
+            return _Claim(delivery.dedup_key)
+        from_before = made_at(former) < self.upgraded_at + _OLD_PROCESSES_SECONDS
+        return _Claim(delivery.dedup_key, former if from_before else None)
 
-    def _key_or_own(self, delivery: Delivery) -> str:
+    def _claim_or_own(self, delivery: Delivery) -> _Claim:
         """Return a key for the failure of a message for which the user's function has none."""
         try:
-            return self._key(delivery)
+            return self._claim(delivery)
         except Exception:  # noqa: BLE001 - it is the failure that is being counted
-            return delivery.dedup_key
+            return _Claim(delivery.dedup_key)
 
     def _may_pass(self, error: Exception) -> bool:
         """Whether the same may work in a moment: the database was away, a lock was held."""
@@ -289,15 +372,17 @@ class Handling:
 
         A redelivery by the broker costs ten seconds and one of its 17 deliveries. So lock errors
         are tried again here, and while the database is away the delivery is held and nothing is
-        counted. After a lost COMMIT the next try meets its own inbox row, if it took effect, and
-        skips.
+        counted. It is there, and the connection was lost all the same: then it may be the handler, with
+        a statement that takes too long, so that is a try. After a lost COMMIT the next one meets
+        its own inbox row, if it took effect, and skips.
         """
         if error_code(error) in LOCK_ERRORS:
-            log.warning("lock error, trying again", error=str(error), attempt=tries + 1)
+            log.warning("lock error, trying again", error=describe(error), attempt=tries + 1)
             self._closing.wait(random.uniform(0.01, 0.1) * (tries + 1))
             return tries + 1
-        log.warning("connection lost, the delivery is held", error=str(error), attempt=tries + 1)
+        log.warning("connection lost, the delivery is held", error=describe(error), attempt=tries + 1)
         if self._database.is_reachable():
             return tries + 1
-        self._database.wait_until_reachable(self._closing, _LONGEST_PAUSE_SECONDS)
+        with self.health.holding(describe(error)):
+            self._database.wait_until_reachable(self._closing, _LONGEST_PAUSE_SECONDS)
         return tries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -13,11 +14,14 @@ PROPERTY_POSITION = "rmq_txn_n"
 PROPERTY_OWNER = "rmq_txn_owner"
 # Names of the user's properties: the native client can read a property only by its name.
 PROPERTY_NAMES = "rmq_txn_names"
+MAX_DEDUP_KEY_BYTES = 255
 OWN_PROPERTIES = (PROPERTY_TXN_ID, PROPERTY_POSITION, PROPERTY_OWNER)
 
 _TXN_ID = re.compile(r"[0-9a-f]{32}")
 # Canonical and short: it becomes part of a key, and comes from whoever can send to the topic.
 _POSITION = re.compile(r"0|[1-9][0-9]{0,3}")
+# Group and database id; a group has 120 characters, a UUID 36.
+_OWNER = re.compile(r"[A-Za-z0-9_-]{1,120}@[0-9A-Za-z-]{1,36}")
 _LEAST_RETENTION_DAYS = 77 / 24  # 72 h in which the broker keeps a message, 5 h of redelivery
 _MILLISECONDS_DIGITS = 12  # 48 bits of Unix milliseconds: good until the year 10889
 
@@ -44,7 +48,7 @@ def is_position(text: str) -> bool:
 
 def age_seconds(txn_id: str) -> float:
     """Seconds since `txn_id` was made, by this machine's clock; negative when clocks disagree."""
-    return time.time() - int(txn_id[:_MILLISECONDS_DIGITS], 16) / 1000
+    return time.time() - made_at(txn_id)
 
 
 def retention_seconds(name: str, days: float) -> float:
@@ -72,6 +76,41 @@ def owner_of(producer_group: str, database_id: str) -> str:
     return f"{producer_group}@{database_id}"
 
 
-def dedup_key(txn_id: str, position: int) -> str:
-    """Key under which a consumer remembers message number `position` (from 0) of a transaction."""
+def is_owner(text: str) -> bool:
+    """Whether `text` has the form of an owner: what `owner_of` makes."""
+    return _OWNER.fullmatch(text) is not None
+
+
+def dedup_key(txn_id: str, position: int, topic: str, owner: str) -> str:
+    """
+    Key under which a consumer remembers message number `position` (from 0) of a transaction.
+
+    The id first: rows are inserted in the order of time. Then what else makes it this message: a
+    message of another topic, or of another database, that carries the same id is another one
+    (docs/decisions/0039). At most 182 bytes.
+    """
+    return f"{txn_id}.{position}/{_short(topic, 127)}/{_digest(owner)[:16]}"
+
+
+def former_dedup_key(txn_id: str, position: int) -> str:
+    """Key of the same message in the rows of version 2 and older."""
     return f"{txn_id}.{position}"
+
+
+def foreign_dedup_key(topic: str, message_id: str) -> str:
+    """Key of a message that another client sent: topic and unique key, each at most 127 bytes."""
+    return f"{_short(topic, 127)}/{_short(message_id, 127)}"
+
+
+def _short(text: str, limit_bytes: int) -> str:
+    """Return `text`, or a digest of it: a stranger may send longer ones than any client of RocketMQ."""
+    return text if len(text.encode("utf-8", "backslashreplace")) <= limit_bytes else f"sha256:{_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def made_at(txn_id: str) -> float:
+    """Unix seconds at which `txn_id` was made, by its producer's clock."""
+    return int(txn_id[:_MILLISECONDS_DIGITS], 16) / 1000

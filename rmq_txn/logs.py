@@ -77,3 +77,12 @@ def get_logger(module: str) -> structlog.stdlib.BoundLogger:
     )
     # Bound once: the lazy proxy would assemble a logger for each line, the suppressed ones included.
     return cast(structlog.stdlib.BoundLogger, logger.bind())
+
+
+def describe(error: BaseException) -> str:
+    """Return kind and text of an error, also of one whose text can't be made: it is counted all the same."""
+    try:
+        text = str(error)
+    except BaseException as problem:  # noqa: BLE001 - of business code, like the error itself
+        text = f"its text can't be made: {type(problem).__name__}"
+    return f"{type(error).__name__}: {text}"

@@ -15,6 +15,9 @@ from rmq_txn.identity import (
     PROPERTY_POSITION,
     PROPERTY_TXN_ID,
     dedup_key,
+    foreign_dedup_key,
+    former_dedup_key,
+    is_owner,
     is_position,
     is_txn_id,
 )
@@ -24,7 +27,11 @@ JSON: TypeAlias = "Mapping[str, JSON] | list[JSON] | tuple[JSON, ...] | str | in
 MAX_BODY_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """The broker's default `maxMessageSize` is 4 MiB for body, properties and frame together."""
 MAX_PROPERTIES_BYTES = 24_000
-"""Names and values together. The broker stores at most 32,767, some of them its own."""
+"""
+As stored: each name twice, since a list of the names goes with them, the values, and the marks between.
+The broker stores at most 32,767, some of them its own, and refuses the message otherwise.
+"""
+_PROPERTY_MARKS = 3
 MAX_TOPIC_CHARACTERS = 127
 """The native decoder reads the length as a signed byte (docs/hazards.md, D)."""
 MAX_GROUP_CHARACTERS = 120
@@ -113,10 +120,11 @@ def _check_properties(properties: object) -> dict[str, str]:
                 " (delay levels and timers make a transactional message vanish)"
             )
         _check_text(f"property {name!r}", value, MAX_PROPERTIES_BYTES)
-        size += len(name.encode()) + len(value.encode())
+        size += 2 * len(name.encode()) + len(value.encode()) + _PROPERTY_MARKS
     if size > MAX_PROPERTIES_BYTES:
         raise InvalidMessageError(
-            f"properties are {size} bytes together, the limit is {MAX_PROPERTIES_BYTES}"
+            f"properties are {size} bytes together (names count twice, and {_PROPERTY_MARKS} more for each), "
+            f"the limit is {MAX_PROPERTIES_BYTES}"
         )
     return dict(properties)
 
@@ -159,7 +167,7 @@ class Message:
         body: a mapping, sent as JSON in UTF-8, or bytes, sent as they are. 1 byte to 4 MiB - 64 KiB.
         key: business key (`KEYS`), an index for people who search; never used to find duplicates.
         tag: what consumers can subscribe to inside a topic.
-        properties: text to text, visible to consumers; 24,000 bytes together.
+        properties: text to text, visible to consumers; 24,000 bytes together, names counted twice.
 
     Raises:
         InvalidMessageError: something a client or the broker would refuse, cut or lose silently.
@@ -224,6 +232,8 @@ class Delivery:
     """How often the broker gave this message back; closing consumers and rebalancing count too."""
     born_milliseconds: int = 0
     """Unix milliseconds by the producer's clock when the message was sent."""
+    stored_milliseconds: int = 0
+    """Unix milliseconds by the broker's clock when this delivery was stored; 0: the transport can't say."""
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The properties of this package, and whichever of the user's the transport can read."""
 
@@ -248,9 +258,18 @@ class Delivery:
         """
         What makes two deliveries the same message.
 
-        Ours: transaction and position. Other clients': topic and unique key. Never `key`, which is
-        a business index: `order-1` created and `order-1` paid are two messages.
+        Ours: transaction, position in it, topic and owner. Other clients': topic and unique key. Never
+        `key`, which is a business index: `order-1` created and `order-1` paid are two messages. What an
+        operator sends again to the same topic, properties and all, is the same message.
         """
-        if self.txn_id is not None:
-            return dedup_key(self.txn_id, int(self.properties[PROPERTY_POSITION]))
-        return f"{self.topic}/{self.message_id}"
+        owner = self.properties.get(PROPERTY_OWNER, "")
+        if self.txn_id is None or not is_owner(owner):
+            return foreign_dedup_key(self.topic, self.message_id)
+        return dedup_key(self.txn_id, int(self.properties[PROPERTY_POSITION]), self.topic, owner)
+
+    @property
+    def former_dedup_key(self) -> str | None:
+        """What `dedup_key` was in version 2 of our tables; None where that has not changed."""
+        if self.txn_id is None:
+            return None
+        return former_dedup_key(self.txn_id, int(self.properties[PROPERTY_POSITION]))

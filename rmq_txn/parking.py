@@ -16,7 +16,8 @@ from typing import Any
 
 import pymysql
 
-from rmq_txn.errors import SettingsError
+from rmq_txn.errors import InvalidMessageError, SettingsError
+from rmq_txn.logs import describe
 from rmq_txn.message import Delivery
 from rmq_txn.pool import DUPLICATE_KEY, error_code
 from rmq_txn.sql import STATEMENTS
@@ -51,6 +52,7 @@ class ParkedState(enum.IntEnum):
     OVER_AGE = 3
     LOST = 4
     BURIED = 5
+    UNHANDLED = 6
 
     @property
     def needs_force(self) -> bool:
@@ -81,9 +83,9 @@ class ParkedMessage:
     delivery: Delivery
 
 
-def count_failure(txn: Transaction, group: str, key: str, delivery: Delivery, error: Exception) -> int:
+def count_failure(txn: Transaction, group: str, key: str, delivery: Delivery, error: BaseException) -> int:
     """Count one failure, of a delivery that the caller has claimed or of a replay; return how many now."""
-    text = f"{type(error).__name__}: {error}"
+    text = describe(error)
     if _insert(txn, group, key, delivery, text, attempts=1):
         return 1
     txn.execute(STATEMENTS["count_failure"], (_text(text), group, key.encode()))
@@ -93,25 +95,33 @@ def count_failure(txn: Transaction, group: str, key: str, delivery: Delivery, er
 
 
 def park(
-    txn: Transaction, group: str, key: str, state: ParkedState, delivery: Delivery, error: str = ""
+    txn: Transaction,
+    group: str,
+    key: str,
+    state: ParkedState,
+    delivery: Delivery,
+    error: str = "",
+    *,
+    with_body: bool = True,
 ) -> None:
     """Park a message whose inbox row stands; one that is parked already stays as it is."""
     _insert(txn, group, key, delivery, error, attempts=0)
     values = (
         int(state),
-        None if delivery.tag is None else delivery.tag.encode(),
-        None if delivery.key is None else delivery.key.encode(),
-        delivery.redeliveries,
+        None if delivery.tag is None else _bytes(delivery.tag),
+        None if delivery.key is None else _bytes(delivery.key),
+        max(0, delivery.redeliveries),  # a stranger may say -1
         delivery.born_milliseconds,
         json.dumps(dict(delivery.properties)).encode(),
-        delivery.body,
+        delivery.body if with_body else None,
     )
     txn.execute(STATEMENTS["park_row"], (*values, group, key.encode()))
 
 
 def _insert(txn: Transaction, group: str, key: str, delivery: Delivery, error: str, *, attempts: int) -> bool:
     """Insert a failing row; False if there is a row already."""
-    values = (int(ParkedState.FAILING), attempts, _text(error), delivery.topic, delivery.message_id)
+    named = _bytes(delivery.topic), _bytes(delivery.message_id)
+    values = (int(ParkedState.FAILING), attempts, _text(error), *named)
     try:
         txn.execute(STATEMENTS["insert_parked_row"], (group, key.encode(), *values))
     except pymysql.err.IntegrityError as problem:
@@ -138,6 +148,11 @@ def read(txn: Transaction, group: str, key: str) -> ParkedMessage | None:
     if row is None:
         return None
     tag, message_key, redeliveries, born_milliseconds, properties, body = row[9:]
+    if body is None:
+        raise InvalidMessageError(
+            f"message {key} was parked without its body, which is larger than max_allowed_packet of the "
+            "database; look for it by its message id on the broker, then drop it here"
+        )
     failure = _failure(row[:9])
     delivery = Delivery(
         topic=failure.topic,
@@ -173,5 +188,9 @@ def _failure(row: tuple[Any, ...]) -> Failure:
     )
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
 def _text(error: str) -> bytes:
-    return error.encode("utf-8", "replace")[:MAX_ERROR_BYTES]
+    return _bytes(error)[:MAX_ERROR_BYTES]

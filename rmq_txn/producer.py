@@ -97,6 +97,11 @@ class TransactionProducer:
         return self._lifecycle.state
 
     @property
+    def group(self) -> str:
+        """The producer group."""
+        return self._group
+
+    @property
     def database(self) -> Database:
         """The database that its transactions run in."""
         return self._database

@@ -20,6 +20,10 @@ class Publisher(Protocol):
         """Where in its life it is."""
 
     @property
+    def group(self) -> str:
+        """Its producer group."""
+
+    @property
     def database(self) -> Database:
         """Where its transactions run."""
 

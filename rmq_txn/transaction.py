@@ -8,6 +8,7 @@ from typing import Any
 import pymysql
 import pymysql.cursors
 
+from rmq_txn.connection import ServerThread
 from rmq_txn.errors import LifecycleError
 from rmq_txn.message import JSON, Message
 from rmq_txn.session import Session, SessionState
@@ -124,16 +125,10 @@ class Transaction:
             )
         self._publish(Message(topic, body, key=key, tag=tag, properties=properties or {}))
 
-    def require_whole(self) -> None:
-        """
-        Make sure that a block which failed left nothing durable: then DDL would have committed a part.
-
-        For the consumer, just before ROLLBACK; business code has no use for it.
-
-        Raises:
-            TransactionLostError: the server ended the transaction earlier.
-        """
-        self._open().release_tripwire()
+    @property
+    def server_thread(self) -> ServerThread:
+        """The connection on the server; for the consumer, which ends one that went silent under it."""
+        return self._session.server_thread
 
     def _open(self) -> Session:
         if self._session.state is not SessionState.OPEN:

@@ -17,6 +17,7 @@ from devstack import ContainerStack, LocalStack, Stack, StackError, StackSetting
 from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import NativeLibraryError
 from rmq_txn.transport import library
+from tests.kit.bench import Bench
 from tests.kit.desk import Desk
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -168,6 +169,14 @@ def desk(stack: Stack, database_url: str, database: Database, topic: str) -> Ite
     desk = Desk(stack, database_url, database, topic)
     with desk.resources:
         yield desk
+
+
+@pytest.fixture
+def bench(database_url: str, database: Database, unique: str) -> Iterator[Bench]:
+    """Return a bench; the consumers it started are closed, last first."""
+    bench = Bench(database_url, database, unique)
+    with bench.resources:
+        yield bench
 
 
 @pytest.fixture(scope="module")

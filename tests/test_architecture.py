@@ -23,7 +23,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.identity": 1,
     "rmq_txn.logs": 1,
     "rmq_txn.lifecycle": 1,
-    "rmq_txn.deferred": 1,
+    "rmq_txn.deferred": 1.1,  # describes errors as the log lines do
     "rmq_txn.message": 1.1,  # checks names against the properties of identity
     "rmq_txn.sql": 2,
     "rmq_txn.connection": 2,
@@ -64,6 +64,10 @@ TIERS: dict[str, float] = {
     "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
     "rmq_txn.registration": 4.1,
     "rmq_txn.publisher": 4,
+    "rmq_txn.routes": 3,
+    "rmq_txn.clock": 3,
+    "rmq_txn.aging": 3.1,
+    "rmq_txn.consumer_health": 1,
     "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
     "rmq_txn.upkeep": 4.1,
     "rmq_txn.producer": 5,

@@ -63,12 +63,13 @@ CREATE TABLE IF NOT EXISTS rmq_txn_parked (
                                                   -- 3 older than the inbox remembers, never tried
                                                   -- 4 lost: by DDL its writes may stand in part
                                                   -- 5 buried by the broker, taken from %DLQ%
+                                                  -- 6 no handler took it, to the last delivery
     attempts          INT UNSIGNED     NOT NULL,  -- own failures, replays included
     error             VARBINARY(2000)  NOT NULL,  -- the last one
-    topic             VARBINARY(255)   NOT NULL,
-    message_id        VARBINARY(255)   NOT NULL,  -- of the broker, UNIQ_KEY
-    tag               BLOB,
-    message_key       BLOB,                       -- KEYS
+    topic             MEDIUMBLOB       NOT NULL,  -- a stranger may set these four, up to 96 KiB
+    message_id        MEDIUMBLOB       NOT NULL,  -- of the broker, UNIQ_KEY
+    tag               MEDIUMBLOB,
+    message_key       MEDIUMBLOB,                 -- KEYS
     redeliveries      INT UNSIGNED     NOT NULL DEFAULT 0,
     born_milliseconds BIGINT           NOT NULL DEFAULT 0,
     properties        MEDIUMBLOB,                 -- as JSON, filled when it is parked

@@ -27,6 +27,10 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- What version 3 brought.
 SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
 
+-- name: read_clock
+-- The clock that stamps our rows decides how old a message is.
+SELECT UNIX_TIMESTAMP()
+
 -- name: insert_identity
 INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)
 

@@ -7,5 +7,7 @@
 -- version: 3
 ALTER TABLE rmq_txn_identity ADD COLUMN secret VARBINARY(32) NOT NULL DEFAULT '';
 ALTER TABLE rmq_txn_identity ADD COLUMN upgraded_at TIMESTAMP NULL DEFAULT NULL;
--- The properties of a stranger's message, written as JSON, did not fit 64 KiB.
-ALTER TABLE rmq_txn_parked MODIFY COLUMN properties MEDIUMBLOB;
+-- What a stranger may send did not fit: properties of 32 KiB, three times that when they are no UTF-8,
+-- and six times when they are written as JSON.
+ALTER TABLE rmq_txn_parked MODIFY COLUMN topic MEDIUMBLOB NOT NULL, MODIFY COLUMN message_id MEDIUMBLOB NOT NULL,
+MODIFY COLUMN tag MEDIUMBLOB, MODIFY COLUMN message_key MEDIUMBLOB, MODIFY COLUMN properties MEDIUMBLOB;

@@ -238,13 +238,15 @@ def read_delivery(handle: int, extra_properties: tuple[str, ...]) -> Delivery:
         if value := read_property(handle, name):
             properties[name] = value
     return Delivery(
-        topic=dll.GetMessageTopic(handle).decode(),
+        topic=dll.GetMessageTopic(handle).decode("utf-8", "backslashreplace"),
         body=_body(dll, handle),
-        message_id=dll.GetMessageId(handle).decode(),
+        # Escaped, not replaced: ids that are no UTF-8 stay different from each other.
+        message_id=(dll.GetMessageId(handle) or b"").decode("utf-8", "backslashreplace"),
         tag=(dll.GetMessageTags(handle) or b"").decode("utf-8", "replace") or None,
         key=(dll.GetMessageKeys(handle) or b"").decode("utf-8", "replace") or None,
         redeliveries=dll.GetMessageReconsumeTimes(handle),
         born_milliseconds=dll.GetMessageBornTimestamp(handle),
+        stored_milliseconds=dll.GetMessageStoreTimestamp(handle),
         properties=properties,
     )
 

@@ -104,6 +104,7 @@ def _as_delivery(message: StoredMessage, extra_properties: tuple[str, ...]) -> D
         key=given.get("KEYS"),
         redeliveries=message.redeliveries,
         born_milliseconds=message.born_milliseconds,
+        stored_milliseconds=message.stored_milliseconds,
         properties={name: given[name] for name in names if given.get(name)},
     )
 

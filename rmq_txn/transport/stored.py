@@ -38,6 +38,7 @@ class StoredMessage:
     sys_flag: int
     born_milliseconds: int
     born_host: str
+    stored_milliseconds: int
     redeliveries: int
     body: bytes
     properties: Mapping[str, str]
@@ -137,14 +138,16 @@ def _read(data: bytes) -> StoredMessage:
     (port,) = struct.unpack_from(">i", data, at + host)
     address = ipaddress.ip_address(data[at : at + host])
     born_host = f"[{address}]:{port}" if host == 16 else f"{address}:{port}"
-    at += host + 4 + 8  # and the time it was stored
+    at += host + 4
+    (stored,) = struct.unpack_from(">q", data, at)
+    at += 8
     at += (16 if sys_flag & STORE_HOST_V6 else 4) + 4
     (redeliveries,) = struct.unpack_from(">i", data, at)
     at += 4 + 8  # and the offset of its half message
     body, at = _take(data, at, ">i")
     topic, at = _take(data, at, ">B" if magic == _MAGIC_V1 else ">H")
     properties, at = _take(data, at, ">H")
-    pairs = (item.partition("\x01") for item in properties.decode(errors="replace").split("\x02"))
+    pairs = (item.partition("\x01") for item in properties.decode(errors="backslashreplace").split("\x02"))
     return StoredMessage(
         topic=topic.decode(),
         queue=queue,
@@ -153,6 +156,7 @@ def _read(data: bytes) -> StoredMessage:
         sys_flag=sys_flag,
         born_milliseconds=born,
         born_host=born_host,
+        stored_milliseconds=stored,
         redeliveries=redeliveries,
         body=body,
         properties={name: value for name, mark, value in pairs if mark},

@@ -12,7 +12,7 @@ import pytest
 
 from rmq_txn import Delivery, Message, Reject, RocketMQ, Transaction, cli
 from rmq_txn.cli import exit_codes
-from rmq_txn.transport import deadletters
+from rmq_txn.transport import deadletters, wire
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -109,8 +109,9 @@ def test_parked_messages_are_listed_shown_replayed_and_dropped(desk: Desk, comma
 
 
 @pytest.fixture
-def buried(desk: Desk) -> Delivery:
+def buried(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Delivery:
     """Have the real broker bury a message at its first failure; return it as its handler got it."""
+    monkeypatch.setattr(wire, "_VERSION", 0)  # like a client whose wish for redeliveries is not heeded
     cluster = RocketMQ(desk.stack.name_server)
     (address,) = (broker.master_address for broker in cluster.route(desk.topic).brokers)
     assert address is not None
@@ -136,7 +137,11 @@ def test_what_the_broker_buried_is_listed_and_replayed_once(
     """Read exactly as a handler gets it; a crash at any step loses nothing and doubles nothing."""
     (letter,) = deadletters.unread(RocketMQ(desk.stack.name_server), f"c-{desk.topic}")
     redeliveries = letter.delivery.redeliveries
-    assert letter.delivery == dataclasses.replace(buried, redeliveries=redeliveries)
+    stored = letter.delivery.stored_milliseconds
+    assert letter.delivery == dataclasses.replace(
+        buried, redeliveries=redeliveries, stored_milliseconds=stored
+    )
+    assert stored >= buried.stored_milliseconds > 0
     assert rows(desk.url, "SELECT 1 FROM rmq_txn_parked") == []
 
     code, lines = command("dlq", "list", "SERVICE")

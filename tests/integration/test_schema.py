@@ -49,14 +49,16 @@ def test_tables_of_version_2_get_the_columns_of_version_3(database: Database, da
     schema.run_script(
         database,
         "ALTER TABLE rmq_txn_identity DROP COLUMN upgraded_at;"
-        "ALTER TABLE rmq_txn_parked MODIFY COLUMN properties BLOB",
+        "ALTER TABLE rmq_txn_parked MODIFY COLUMN properties BLOB, MODIFY COLUMN tag BLOB,"
+        "MODIFY COLUMN topic VARBINARY(255) NOT NULL, MODIFY COLUMN message_id VARBINARY(255) NOT NULL",
     )
     with database.transaction() as txn:
         txn.execute("UPDATE rmq_txn_identity SET schema_version = 2, secret = ''")
     assert schema.apply(database).upgraded
     column = (
-        "SELECT DATA_TYPE FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() "
-        "AND TABLE_NAME = 'rmq_txn_parked' AND COLUMN_NAME = 'properties'"
+        "SELECT DISTINCT DATA_TYPE FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() "
+        "AND TABLE_NAME = 'rmq_txn_parked' "
+        "AND COLUMN_NAME IN ('topic', 'message_id', 'tag', 'message_key', 'properties')"
     )
     assert rows(database_url, column) == [("mediumblob",)]
     assert schema.check(database).upgraded_at is not None

@@ -134,7 +134,7 @@ def test_a_committed_transaction_delivers_all_of_its_messages(rig: Rig, form: Fo
     until(lambda: len(rig.received) >= 3, "three deliveries")
     assert rig.effects() == {"one"}
     assert {d.json()["n"] for d in rig.received} == {0, 1, 2}
-    assert {d.dedup_key for d in rig.received} == {f"{receipt.txn_id}.{n}" for n in range(3)}
+    assert {d.dedup_key.split("/")[0] for d in rig.received} == {f"{receipt.txn_id}.{n}" for n in range(3)}
     assert {d.message_id for d in rig.received} == set(receipt.message_ids)
 
 

@@ -11,6 +11,7 @@ import pytest
 from rmq_txn import Database, Delivery, IdempotentConsumer, Transaction, TransactionProducer
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.lifecycle import State
+from rmq_txn.routes import Routes
 from tests.unit.fakes import URL, FakeDatabase, FakeTransport, fake_schema
 
 
@@ -105,7 +106,85 @@ def test_a_second_handler_for_the_same_topic_and_tag_is_refused(transport: FakeT
     consumer.handles("audit", tag=tag)(handler)
     consumer.start()
     consumer.close()
-    assert transport.subscriptions == {"transfer": (tag, "other"), "audit": (tag,)}
+    assert transport.subscriptions == {"transfer": ("*",), "audit": ("*",)}
+
+
+def test_what_is_ignored_and_what_is_handled_exclude_each_other(transport: FakeTransport) -> None:
+    """One of two words about the same messages would silently not hold."""
+    consumer = make(transport)
+    consumer.handles("transfer", tag="paid")(handler)
+    consumer.ignores("transfer", "noise")
+    consumer.ignores("transfer", None)
+    for tag, said in (("paid", "has a handler already"), ("noise", "is ignored already")):
+        with pytest.raises(SettingsError, match=said):
+            consumer.ignores("transfer", tag)
+        with pytest.raises(SettingsError, match=said):
+            consumer.handles("transfer", tag)(handler)
+    with pytest.raises(InvalidMessageError, match="tag is"):
+        consumer.ignores("transfer", "a || b")
+    consumer.ignores("gone", "*")
+    with consumer:
+        assert consumer.topics == ("transfer",)
+        with pytest.raises(LifecycleError, match="frozen"):
+            consumer.ignores("transfer", "late")
+        assert consumer.health().problems == ()
+    assert transport.subscriptions == {"transfer": ("*",)}
+    with pytest.raises(LifecycleError):
+        consumer.health()
+
+
+@pytest.mark.parametrize(
+    ("topic", "tag", "found"),
+    [
+        ("transfer", "paid", "paid"),
+        ("transfer", "created", "any"),
+        ("transfer", None, "any"),
+        ("transfer", "*", "any"),
+        ("transfer", "noise", "ignored"),
+        ("audit", "paid", "paid"),
+        ("audit", "created", "nobody"),
+        ("audit", None, "ignored"),
+        ("gone", "paid", "ignored"),
+        ("gone", None, "ignored"),
+        ("new", None, "nobody"),
+    ],
+)
+def test_a_delivery_goes_to_the_handler_of_its_tag_or_to_that_of_any(
+    topic: str, tag: str | None, found: str
+) -> None:
+    """What is ignored has no handler; what is neither is given back."""
+    routes = Routes()
+    named = {name: lambda _txn, _delivery, name=name: name for name in ("paid", "any")}
+    routes.add("transfer", "paid", named["paid"])
+    routes.add("transfer", "*", named["any"])
+    routes.add("audit", "paid", named["paid"])
+    routes.ignore("transfer", "noise")
+    routes.ignore("audit", None)
+    routes.ignore("gone", "*")
+    delivery = Delivery(topic, b"x", "AC10", tag=tag)
+    if found in named:
+        assert routes.find(delivery) is named[found]
+    else:
+        assert routes.find(delivery) is None
+        assert routes.ignores(delivery) is (found == "ignored")
+
+
+def test_a_consumer_of_the_group_of_its_own_producer_is_refused(transport: FakeTransport) -> None:
+    """Tools and brokers would take the clients of the one for those of the other."""
+    database = FakeDatabase().as_database
+    producer = TransactionProducer(group="points", broker=transport, database=database, topics=["out"])
+    with pytest.raises(SettingsError, match="group 'points' is its producer's too"):
+        make(transport, group="points", producer=producer, database=database)
+
+
+def test_an_async_dedup_key_is_refused(transport: FakeTransport) -> None:
+    """Its coroutine is no key."""
+
+    async def key(_delivery: Delivery) -> str:
+        return "k"
+
+    with pytest.raises(SettingsError, match="dedup_key 'key' is an async function"):
+        make(transport, dedup_key=key)
 
 
 def test_an_async_handler_is_refused(transport: FakeTransport) -> None:

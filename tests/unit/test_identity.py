@@ -8,7 +8,16 @@ from unittest import mock
 import pytest
 
 from rmq_txn import identity
-from rmq_txn.identity import age_seconds, dedup_key, is_position, is_txn_id, new_txn_id, owner_of
+from rmq_txn.identity import (
+    age_seconds,
+    dedup_key,
+    foreign_dedup_key,
+    former_dedup_key,
+    is_position,
+    is_txn_id,
+    new_txn_id,
+    owner_of,
+)
 
 
 def test_an_id_is_32_hex_characters() -> None:
@@ -76,4 +85,9 @@ def test_a_position_has_one_spelling(text: str) -> None:
 def test_owner_and_key_are_made_of_their_parts() -> None:
     """Both are stored; a change of form would orphan what is stored."""
     assert owner_of("account-service", "6f1c") == "account-service@6f1c"
-    assert dedup_key("a" * 32, 0) == "a" * 32 + ".0"
+    assert (
+        dedup_key("a" * 32, 0, "transfer", "account-service@6f1c")
+        == f"{'a' * 32}.0/transfer/c66a472c96a67a93"
+    )
+    assert former_dedup_key("a" * 32, 0) == "a" * 32 + ".0"
+    assert foreign_dedup_key("orders", "AC10") == "orders/AC10"

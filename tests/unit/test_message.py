@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +13,14 @@ import pytest
 
 from rmq_txn import Delivery, Message
 from rmq_txn.errors import InvalidMessageError
-from rmq_txn.identity import PROPERTY_NAMES, PROPERTY_OWNER, PROPERTY_POSITION, PROPERTY_TXN_ID, new_txn_id
+from rmq_txn.identity import (
+    PROPERTY_NAMES,
+    PROPERTY_OWNER,
+    PROPERTY_POSITION,
+    PROPERTY_TXN_ID,
+    new_txn_id,
+    owner_of,
+)
 from rmq_txn.message import (
     MAX_BODY_BYTES,
     MAX_KEY_CHARACTERS,
@@ -146,18 +155,39 @@ def test_a_property_that_would_be_lost_is_refused(properties: Any, said: str) ->
     assert said in refusal(properties=properties)
 
 
-def test_properties_are_limited_together_in_bytes() -> None:
-    """Names count, and bytes, not characters."""
-    name, limit = "n", MAX_PROPERTIES_BYTES
-    fits = Message("transfer", b"x", properties={name: "x" * (limit - 1)})
-    assert len(fits.properties[name]) == limit - 1
-    assert f"properties are {limit + 1} bytes together, the limit is {limit}" in refusal(
-        properties={name: "x" * limit}
+def test_properties_are_limited_together_in_bytes_as_they_are_stored() -> None:
+    """Names twice, since a list of them goes along, and the marks between; bytes, not characters."""
+    limit = MAX_PROPERTIES_BYTES
+    fits = Message("transfer", b"x", properties={"n": "x" * (limit - 5)})
+    assert len(fits.properties["n"]) == limit - 5
+    assert (
+        f"properties are {limit + 1} bytes together (names count twice, and 3 more for each), "
+        f"the limit is {limit}" in refusal(properties={"n": "x" * (limit - 4)})
     )
-    assert f"properties are {limit * 3 // 2 + 1} bytes" in refusal(properties={name: "积" * (limit // 2)})
-    assert f"properties are {limit + 2} bytes" in refusal(
-        properties={"a": "x" * (limit // 2), "b": "x" * (limit // 2)}
-    )
+    assert f"properties are {limit * 3 // 2 + 5} bytes" in refusal(properties={"n": "积" * (limit // 2)})
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [{f"{n:05}" + "n" * 250: "v" for n in range(60)}, {f"{n:04}": "v" for n in range(3_000)}],
+    ids=["long-names", "many-names"],
+)
+def test_names_that_the_broker_would_refuse_are_refused_when_the_message_is_made(
+    properties: dict[str, str],
+) -> None:
+    """Their list doubles them: they passed, and each send failed with "safe to retry"."""
+    assert sum(len(name) + len(value) for name, value in properties.items()) < MAX_PROPERTIES_BYTES
+    assert "names count twice" in refusal(properties=properties)
+
+
+def test_the_largest_properties_fit_what_the_broker_stores() -> None:
+    """With our own and with its own: 32,767 bytes, each as name, mark, value, mark."""
+    properties = {f"{n:05}": "v" for n in range(MAX_PROPERTIES_BYTES // 14)}
+    message = Message("t" * 127, b"x", key="k" * 255, tag="g" * 255, properties=properties)
+    owner = owner_of("g" * 120, "6f1c9a3e-0000-4000-8000-000000000000")
+    sent = message.outbound(txn_id=new_txn_id(), position=31, owner=owner)
+    size = sum(len(name) + len(value) + 2 for name, value in sent.properties.items())
+    assert size + 2 * 1020 + 1000 + 3 * 127 + 120 < 32_767
 
 
 @pytest.mark.parametrize(
@@ -280,12 +310,46 @@ def delivery(**properties: str) -> Delivery:
     return Delivery("transfer", b"x", "AC10", properties={f"rmq_txn_{k}": v for k, v in properties.items()})
 
 
-def test_a_delivery_of_ours_is_known_by_transaction_and_position() -> None:
-    """Not by the broker's id, which a retried send or a relay changes."""
+OWNER = owner_of("account-service", "6f1c9a3e-0000-4000-8000-000000000000")
+
+
+def test_a_delivery_of_ours_is_known_by_transaction_position_topic_and_owner() -> None:
+    """Not by the broker's id, which a retried send or a relay changes; the id stands first."""
     txn_id = new_txn_id()
-    found = delivery(id=txn_id, n="2", owner="o")
+    found = delivery(id=txn_id, n="2", owner=OWNER)
     assert found.txn_id == txn_id
-    assert found.dedup_key == f"{txn_id}.2"
+    assert re.fullmatch(rf"{txn_id}\.2/transfer/[0-9a-f]{{16}}", found.dedup_key)
+    assert found.dedup_key == replace(found, message_id="AC11", redeliveries=3).dedup_key
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"topic": "audit"},
+        {"properties": {"rmq_txn_id": "a" * 32, "rmq_txn_n": "1", "rmq_txn_owner": OWNER}},
+        {"properties": {"rmq_txn_id": "b" * 32, "rmq_txn_n": "0", "rmq_txn_owner": OWNER}},
+        {"properties": {"rmq_txn_id": "a" * 32, "rmq_txn_n": "0", "rmq_txn_owner": "audit@6f1c"}},
+        {"properties": {"rmq_txn_id": "a" * 32, "rmq_txn_n": "0", "rmq_txn_owner": "nobody"}},
+        {"properties": {"rmq_txn_id": "a" * 32, "rmq_txn_n": "0"}},
+    ],
+    ids=["topic", "position", "transaction", "owner", "no-owner", "without-owner"],
+)
+def test_a_message_that_differs_in_one_part_is_no_duplicate(other: dict[str, Any]) -> None:
+    """Acknowledged as one, its handler was never called."""
+    found = delivery(id="a" * 32, n="0", owner=OWNER)
+    assert replace(found, **other).dedup_key != found.dedup_key
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 250, 30_000])
+@pytest.mark.parametrize("character", ["x", "积", "\ufffd"])
+def test_a_key_fits_its_column_whatever_a_stranger_sends(size: int, character: str) -> None:
+    """One that did not fit was never counted, never parked, and blocked the dead letters behind it."""
+    long = character * size
+    strange = Delivery(long, b"x", long, properties={"rmq_txn_id": "a" * 32, "rmq_txn_n": "9999"})
+    ours = replace(strange, properties={**strange.properties, "rmq_txn_owner": OWNER})
+    for found in (strange, ours):
+        assert 0 < len(found.dedup_key.encode()) <= 255
+        assert found.dedup_key != replace(found, topic=f"{long}y", message_id=f"{long}y").dedup_key
 
 
 def test_a_delivery_of_another_client_is_known_by_topic_and_unique_key() -> None:

@@ -1,0 +1,85 @@
+"""How a consumer is: what its deliveries met, noted by them and told without asking anybody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+_REMEMBERED_SECONDS = 2 * 3600.0
+"""The broker's longest pause between two deliveries: what nobody handles is met again within it."""
+_CLOCK_TOLD_EACH_SECONDS = 600.0
+_MOST_TOLD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerHealth:
+    """
+    How a consumer is now, as far as its own deliveries know; asks nobody.
+
+    Attributes:
+        held: deliveries that wait for the database to be there, or to accept writes; no attempt is spent.
+        problems: a sentence for each thing that somebody has to look at; empty is healthy.
+    """
+
+    held: int
+    problems: tuple[str, ...]
+
+
+class HealthNotes:
+    """What the deliveries of one consumer note of themselves. Thread-safe; does no I/O."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[object, str] = {}
+        self._unhandled: dict[tuple[str, str | None], tuple[int, float]] = {}
+        self._clocks: dict[str, tuple[str, float, float]] = {}
+
+    @contextmanager
+    def holding(self, why: str) -> Iterator[None]:
+        """Count the delivery of this thread as held while the block runs."""
+        token = object()
+        with self._lock:
+            self._held[token] = why
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._held[token]
+
+    def unhandled(self, topic: str, tag: str | None) -> None:
+        """Note a message for which this process has no handler."""
+        with self._lock:
+            count, _ = self._unhandled.get((topic, tag), (0, 0.0))
+            self._unhandled[topic, tag] = count + 1, time.monotonic()
+
+    def clock(self, whose: str, problem: str) -> bool:
+        """Note that a clock is wrong; return whether that is worth a log line again."""
+        now = time.monotonic()
+        with self._lock:
+            _, _, told = self._clocks.get(whose, ("", now, -_CLOCK_TOLD_EACH_SECONDS))
+            worth = now - told >= _CLOCK_TOLD_EACH_SECONDS
+            self._clocks[whose] = problem, now, now if worth else told
+        return worth
+
+    def read(self) -> ConsumerHealth:
+        """Return what there is to say now."""
+        now = time.monotonic()
+        since, since_clocks = now - _REMEMBERED_SECONDS, now - _CLOCK_TOLD_EACH_SECONDS
+        with self._lock:
+            held = Counter(self._held.values())
+            unhandled = {key: count for key, (count, last) in self._unhandled.items() if last > since}
+            clocks = [text for text, seen, _ in self._clocks.values() if seen > since_clocks]
+        problems = [f"{count} deliveries are held: {why}" for why, count in held.items()]
+        for (topic, tag), count in list(unhandled.items())[:_MOST_TOLD]:
+            named = "no tag" if tag is None else f"tag {tag!r:.80}"
+            problems.append(
+                f"no handler for topic {topic!r:.160} with {named}: {count} deliveries given back "
+                "to the broker; add a handler, or say ignores(topic, tag)"
+            )
+        if len(unhandled) > _MOST_TOLD:
+            problems.append(f"no handler for {len(unhandled) - _MOST_TOLD} more topics and tags")
+        return ConsumerHealth(sum(held.values()), (*problems, *clocks))

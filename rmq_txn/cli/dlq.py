@@ -9,7 +9,8 @@ from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import positive_integer
 from rmq_txn.cli.parked import add_rate, loaded_consumer, replay_all
 from rmq_txn.cli.target import METAVAR
-from rmq_txn.errors import SettingsError
+from rmq_txn.errors import BrokerUnavailableError, DatabaseUnavailableError, SettingsError
+from rmq_txn.logs import describe
 
 if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
@@ -19,6 +20,7 @@ _REPLAY = """\
 Take the dead letters of the consumer's group into rmq_txn_parked, then handle them as `parked replay`
 does. A letter is marked as read on the broker after it is parked; one that was handled or parked before
 is only marked. Interrupt it anywhere: what is parked waits in `parked list`, the rest is still in %DLQ%.
+One that can't be parked stays in %DLQ% and holds up none; those behind it in its queue are met again.
 """
 
 
@@ -64,14 +66,25 @@ def _replay(arguments: argparse.Namespace) -> int:
     with loaded_consumer(arguments.target) as consumer:
         cluster = _cluster(consumer)
         keys: list[str] = []
+        left: set[tuple[str, int]] = set()
         for letter in deadletters.unread(cluster, consumer.group):
-            key = consumer.park(letter.delivery)
-            deadletters.mark_read(cluster, consumer.group, letter)
+            place = letter.broker, letter.queue
+            try:
+                key = consumer.park(letter.delivery)
+            except (DatabaseUnavailableError, BrokerUnavailableError):
+                raise
+            except Exception as error:  # noqa: BLE001 - told; those behind it must not wait for it
+                print(f"left in %DLQ%: {letter.delivery.message_id}: {describe(error)}")
+                left.add(place)
+                continue
+            if place not in left:  # reading up to here would take the one that is left along
+                deadletters.mark_read(cluster, consumer.group, letter)
             if key is None:
                 print(f"handled or parked before: {letter.delivery.message_id}")
             else:
                 keys.append(key)
-        return replay_all(consumer, keys, rate=arguments.rate, force=False)
+        code = replay_all(consumer, keys, rate=arguments.rate, force=False)
+        return exit_codes.FAILED if left else code
 
 
 def _cluster(consumer: IdempotentConsumer) -> ClusterSettings:

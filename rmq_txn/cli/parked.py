@@ -13,6 +13,7 @@ from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import add_url, opened, positive_integer, positive_number
 from rmq_txn.cli.target import METAVAR, load_consumer
 from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError, RmqTxnError
+from rmq_txn.logs import describe
 
 if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
@@ -101,7 +102,7 @@ def replay_all(consumer: IdempotentConsumer, keys: Iterable[str], *, rate: float
             print(f"not replayed: {error}")
             failed += 1
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is told, the next one follows
-            print(f"failed: {key}: {type(error).__name__}: {error}")
+            print(f"failed: {key}: {describe(error)}")
             failed += 1
         else:
             print(f"replayed: {key}" if done else f"nothing to do: {key}")

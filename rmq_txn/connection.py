@@ -77,6 +77,7 @@ class WatchedConnection(_Connection):
             before is durable, unless the text was ROLLBACK. A deadlock is not meant: then nothing is.
             Not seen: a stored procedure that commits and begins again in one call.
         untransactional: a table was written to that knows no transactions.
+        packet_bytes: the largest statement that the server takes; 0 while connecting.
         failures: the numbers of the errors since `watch_transaction`.
     """
 
@@ -91,14 +92,14 @@ class WatchedConnection(_Connection):
         self.failures: set[int] = set()
         self._unanswered = False
         self._pid = os.getpid()
-        self._packet_bytes = 0
+        self.packet_bytes = 0
         self._as_new()
         super().__init__(client_flag=CLIENT.SESSION_TRACK, **parameters)
 
     def connect(self, sock: Any = None) -> None:
         """Connect, and take what the session is then for what it should be."""
         self._unsafe = ""
-        self._packet_bytes = 0
+        self.packet_bytes = 0
         made_at = (time.monotonic(), time.time())
         self._unanswered = False
         self._pid = os.getpid()
@@ -106,7 +107,7 @@ class WatchedConnection(_Connection):
         try:
             with self.cursor() as cursor:
                 cursor.execute(_DESCRIBE)
-                ((self._packet_bytes, self.server),) = cursor.fetchall()
+                ((self.packet_bytes, self.server),) = cursor.fetchall()
         except BaseException:
             self.close()
             raise
@@ -145,11 +146,11 @@ class WatchedConnection(_Connection):
                 "take the SET NAMES out of the business code"
             )
         data = sql.encode(self.encoding) if isinstance(sql, str) else sql
-        if len(data) >= self._packet_bytes > 0:
+        if len(data) >= self.packet_bytes > 0:
             raise pymysql.err.OperationalError(
                 ER.NET_PACKET_TOO_LARGE,
                 f"the statement is {len(data)} bytes, max_allowed_packet of the server is "
-                f"{self._packet_bytes} bytes; raise it there, or make the value smaller",
+                f"{self.packet_bytes} bytes; raise it there, or make the value smaller",
             )
         return super().query(data, unbuffered)
 

@@ -22,7 +22,12 @@ from __future__ import annotations
 
 
 class RmqTxnError(Exception):
-    """Root of every error raised by this package."""
+    """Root of every error raised by this package. Can be pickled, attributes included."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Pickle makes an exception again by calling its class with `args`, which lack what a subclass takes
+        # beside them: a pool of `multiprocessing` that gets such an error hangs. So without `__init__`.
+        return _restore, (type(self), self.args), self.__dict__
 
 
 class InvalidMessageError(RmqTxnError, ValueError):
@@ -47,7 +52,7 @@ class SchemaError(RmqTxnError):
 
 class DatabaseUnavailableError(RmqTxnError):
     """
-    The database did not answer.
+    The database did not answer, or answered that it does no such work now (read only, no room).
 
     When it is raised out of a transaction, nothing of that transaction was committed.
     """
@@ -107,8 +112,9 @@ class TransactionLostError(TransactionError):
     """
     The database server ended the local transaction before its COMMIT.
 
-    Two causes: a statement that commits implicitly (DDL), then what was written before it is
-    durable although the message is rolled back; or business code that swallowed a deadlock.
+    Causes: a statement that commits (DDL, LOCK TABLES, COMMIT or autocommit as text), then what was
+    written before it is durable although the message is rolled back; or business code that swallowed a
+    deadlock. Raised also instead of what the block raised afterwards, which is its `__cause__`.
     The message is never delivered. Not safe to retry blindly: find the statement.
     """
 
@@ -120,3 +126,7 @@ class InDoubtError(TransactionError):
     If it published, check-back decides later by the same evidence, and the messages follow. Look
     the transaction up by a business key before retrying.
     """
+
+
+def _restore(kind: type[RmqTxnError], args: tuple[object, ...]) -> RmqTxnError:
+    return kind.__new__(kind, *args)

@@ -10,10 +10,16 @@ import pymysql
 
 from rmq_txn.database import Database
 from rmq_txn.errors import SchemaError
+from rmq_txn.logs import get_logger
+from rmq_txn.message import MAX_BODY_BYTES
 from rmq_txn.pool import DUPLICATE_KEY, error_code
 from rmq_txn.sql import SCHEMA, STATEMENTS, UPGRADES, without_comments
 
+log = get_logger("schema")
+
 VERSION = 3
+# The largest message, sent as hex digits, with its properties.
+PACKET_BYTES = 2 * MAX_BODY_BYTES + 1024 * 1024
 _NO_SUCH_TABLE = 1146
 _COLUMN_EXISTS = 1060
 _SECRET_BYTES = 32
@@ -145,7 +151,7 @@ def run_script(database: Database, script: str) -> None:
 
 def check(database: Database) -> Identity:
     """
-    Return the identity of the database.
+    Return the identity of the database; log what in it will be no good.
 
     Raises:
         SchemaError: the tables are missing, or of another version.
@@ -163,6 +169,20 @@ def check(database: Database) -> Identity:
     try:
         session.execute(STATEMENTS["read_identity"])
         ((secret, upgraded_at),) = session.cursor.fetchall()
+        session.execute(STATEMENTS["list_tables_without_transactions"])
+        if names := [f"{name} ({engine})" for name, engine in session.cursor.fetchall()]:
+            log.warning(
+                "these tables know no transactions: what is written there stays when the rest is rolled "
+                "back; ALTER TABLE ... ENGINE = InnoDB",
+                tables=", ".join(names),
+            )
+        packet_bytes = session.connection.packet_bytes
+        if packet_bytes < PACKET_BYTES:
+            log.warning(
+                "max_allowed_packet of the server is small: a message with a body of more than about half of "
+                "it will be refused; set it to 16 MiB",
+                max_allowed_packet=packet_bytes,
+            )
     finally:
         session.rollback()
     return Identity(database_id, secret, None if upgraded_at is None else float(upgraded_at))

@@ -1,4 +1,5 @@
 -- Every statement of this package. Format: a line "-- name: <name>", a reason, the statement.
+-- `body` is a reserved word in MariaDB's sql_mode ORACLE.
 -- Parameters only, never built text. Plain INSERT, never IGNORE: IGNORE truncates ids silently.
 
 -- name: set_tripwire
@@ -26,6 +27,12 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- name: read_identity
 -- What version 3 brought.
 SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
+
+-- name: list_tables_without_transactions
+-- For a warning at start: ROLLBACK does not undo what is written there.
+SELECT table_name, engine FROM information_schema.tables
+WHERE table_schema = DATABASE() AND engine IN ('MyISAM', 'Aria', 'MEMORY', 'CSV', 'ARCHIVE', 'MRG_MyISAM')
+ORDER BY table_name LIMIT 20
 
 -- name: insert_identity
 INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)
@@ -73,7 +80,7 @@ SELECT attempts FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s
 -- name: park_row
 -- From failing to parked, with all that a replay needs.
 UPDATE rmq_txn_parked SET state = %s, tag = %s, message_key = %s, redeliveries = %s, born_milliseconds = %s,
-properties = %s, body = %s WHERE consumer_group = %s AND dedup_key = %s AND state = 0
+properties = %s, `body` = %s WHERE consumer_group = %s AND dedup_key = %s AND state = 0
 
 -- name: forget_failures
 -- In the transaction of a success after failures.
@@ -86,7 +93,7 @@ DELETE FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s AND stat
 -- name: read_parked_row
 -- One message with everything, for a replay and for people.
 SELECT consumer_group, dedup_key, state, attempts, error, topic, message_id,
-UNIX_TIMESTAMP(first_failed_at), UNIX_TIMESTAMP(last_failed_at), tag, message_key, redeliveries, born_milliseconds, properties, body
+UNIX_TIMESTAMP(first_failed_at), UNIX_TIMESTAMP(last_failed_at), tag, message_key, redeliveries, born_milliseconds, properties, `body`
 FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s AND state > 0
 
 -- name: list_parked_rows
@@ -101,7 +108,7 @@ ORDER BY first_failed_at, consumer_group, dedup_key LIMIT %s
 
 -- name: insert_outbox_rows
 -- In the commit of the log row. The driver makes one statement of all rows of a transaction.
-INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, body)
+INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, `body`)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 
 -- name: read_committed
@@ -114,7 +121,7 @@ SELECT IF(IS_USED_LOCK(%s) <=> CONNECTION_ID(), 1, GET_LOCK(%s, 0))
 
 -- name: read_overdue_rows
 -- By one clock, the database's. A row that can't be published steps aside until its retry_at.
-SELECT txn_id, position, message_id, failures, topic, message_key, tag, properties, body
+SELECT txn_id, position, message_id, failures, topic, message_key, tag, properties, `body`
 FROM rmq_txn_outbox
 WHERE created_at <= NOW() - INTERVAL %s SECOND AND (retry_at IS NULL OR retry_at <= NOW())
 ORDER BY created_at LIMIT %s

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import pymysql
 import pytest
 
+from devstack import LocalStack
 from rmq_txn import Database, schema
-from rmq_txn.errors import SchemaError
+from rmq_txn.errors import SchemaError, TransactionLostError
+from rmq_txn.pool import parse_url
+from rmq_txn.sql import STATEMENTS, without_comments
+from tests.kit.administrator import administer
 from tests.kit.processes import together
 from tests.kit.rows import rows
 
@@ -88,3 +93,64 @@ def test_the_version_of_a_newer_package_is_not_lowered(database: Database, datab
     with pytest.raises(SchemaError, match="install a newer rmq_txn"):
         schema.apply(database)
     assert rows(database_url, "SELECT schema_version FROM rmq_txn_identity") == [(schema.VERSION + 1,)]
+
+
+@pytest.mark.local_stack
+def test_what_will_be_no_good_is_said_at_start(
+    stack: LocalStack,
+    database_url: str,
+    open_database: Callable[..., Database],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A table without transactions, and a server that takes no large statement; each in a sentence."""
+    with pymysql.connect(**parse_url(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE counter (n INT) ENGINE = MyISAM")
+    before = rows(database_url, "SELECT @@global.max_allowed_packet")[0][0]
+    administer(stack, "SET GLOBAL max_allowed_packet = 1048576")
+    try:
+        schema.check(open_database(database_url))
+    finally:
+        administer(stack, f"SET GLOBAL max_allowed_packet = {before}")
+    assert "counter (MyISAM)" in caplog.text
+    assert "max_allowed_packet of the server is small" in caplog.text
+
+
+def test_a_failed_block_that_wrote_to_a_table_without_transactions_is_told_so(
+    database_url: str, open_database: Callable[..., Database]
+) -> None:
+    """ROLLBACK leaves it; but a temporary table of that kind is nobody's effect."""
+    with pymysql.connect(**parse_url(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE counter (n INT) ENGINE = MyISAM")
+    database = open_database(database_url)
+
+    def fail_after(*statements: str) -> None:
+        with database.transaction() as txn:
+            for sql in statements:
+                txn.execute(sql)
+            raise ZeroDivisionError
+
+    with pytest.raises(TransactionLostError, match="knows no transactions"):
+        fail_after("INSERT INTO counter VALUES (1)")
+    assert rows(database_url, "SELECT n FROM counter") == [(1,)]
+    with pytest.raises(ZeroDivisionError):
+        fail_after("INSERT INTO effect (id) VALUES ('x')")
+
+
+@pytest.mark.parametrize("sql_mode", ["ANSI_QUOTES", "ORACLE", "NO_BACKSLASH_ESCAPES", ""])
+def test_tables_and_statements_are_sound_in_every_sql_mode(database_url: str, sql_mode: str) -> None:
+    """A server may have any as its default; `body` is a reserved word in one of them."""
+    with pymysql.connect(**parse_url(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT VERSION()")
+        row = cursor.fetchone()
+        assert row is not None
+        if sql_mode == "ORACLE" and "MariaDB" not in row[0]:
+            pytest.skip("MySQL has no such mode")
+        cursor.execute("SET SESSION sql_mode = %s", (sql_mode,))
+        for table in re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", schema.script()):
+            cursor.execute(f"DROP TABLE {table}")
+        for statement in filter(None, map(str.strip, without_comments(schema.script()).split(";"))):
+            cursor.execute(statement)
+        for sql in STATEMENTS.values():
+            if sql.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
+                text = sql.replace("IN %s", "IN (?)").replace("%s", "?").replace("%%", "%")
+                cursor.execute("PREPARE ours FROM %s", (text,))

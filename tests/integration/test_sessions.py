@@ -207,3 +207,43 @@ def test_who_leaves_nothing_keeps_the_connection(database: Database, database_ur
             txn.execute("INSERT INTO effect (id, n) VALUES ('twice', 1)")
     fail_after(database, "DELETE FROM effect")
     assert connection_of(database) == used
+
+
+def test_a_connection_is_killed_only_if_its_id_is_surely_its_own(
+    database: Database, database_url: str
+) -> None:
+    """After a restart, or on another server, the id may be somebody else's."""
+    session = database.begin("old")
+    thread = session.server_thread
+    long_ago = (thread.made_at[0] - 1e9, thread.made_at[1] - 1e9)
+
+    def is_there() -> bool:
+        return bool(
+            rows(database_url, "SELECT 1 FROM information_schema.processlist WHERE id = %s", thread[:1])
+        )
+
+    assert database.kill(thread._replace(made_at=long_ago)) is False  # older than the server's start
+    assert database.kill(thread._replace(made_at=(thread.made_at[0], long_ago[1]))) is False
+    assert database.kill(thread._replace(server="another/3306/1")) is False
+    assert is_there()
+    until(lambda: database.kill(thread), "the server has been up for longer than the connection")
+    until(lambda: not is_there(), "the connection is gone")
+    assert database.kill(thread) is True  # gone already is fine
+    assert session.rollback() is False
+
+
+def test_a_statement_larger_than_the_server_takes_is_named(database: Database) -> None:
+    """Sent, it would look like a lost connection, and a consumer would wait for the database for ever."""
+    with database.transaction(read_only=True) as txn:
+        txn.execute("SELECT @@max_allowed_packet")
+        row = txn.fetchone()
+    assert row is not None
+
+    def block() -> None:
+        with database.transaction() as txn:
+            txn.execute("INSERT INTO effect (id) VALUES (%s)", ("x" * row[0],))
+
+    with pytest.raises(
+        pymysql.err.OperationalError, match=rf"max_allowed_packet of the server is {row[0]} bytes"
+    ):
+        block()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import inspect
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,31 @@ def test_every_error_of_the_package_has_one_root() -> None:
     assert len(own) > 10
     assert all(issubclass(error, RmqTxnError) for error in own)
     assert all(issubclass(error, Exception) for error in own)
+
+
+def every_error(root: type[RmqTxnError]) -> list[type[RmqTxnError]]:
+    """Return `root` and all that was derived from it, in any module of the package."""
+    return [root] + [found for child in root.__subclasses__() for found in every_error(child)]
+
+
+def test_every_error_can_be_pickled() -> None:
+    """A pool of `multiprocessing` hangs for ever on an error that can't be made again."""
+    for source in SOURCES:
+        if "cli" not in source.parts and source.stem != "__main__":
+            name = ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts)
+            with suppress(ImportError):  # of an extra that is not installed
+                importlib.import_module(name.removesuffix(".__init__"))
+    for kind in set(every_error(RmqTxnError)):
+        if not kind.__module__.startswith("rmq_txn"):
+            continue
+        code = getattr(kind.__init__, "__code__", None)  # None: the one of built-in exceptions
+        positional = code.co_argcount - 1 if code else 1
+        named = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount] if code else ()
+        error = kind(*["what happened"] * positional, **dict.fromkeys(named, "t1"))
+        error.note = "kept"  # type: ignore[attr-defined]
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))
+        assert copy.copy(error).args == error.args
 
 
 def test_each_error_is_named_in_the_tree_at_the_head_of_its_module() -> None:

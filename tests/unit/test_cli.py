@@ -33,6 +33,7 @@ from rmq_txn.message import Delivery
 from rmq_txn.outbox import OutboxCount
 from rmq_txn.transport import deadletters, library
 from rmq_txn.transport.deadletters import DeadLetter
+from rmq_txn.transport.stored import StoredMessage
 
 URL = "mysql://account:s3cr3t@127.0.0.1:3306/account"
 
@@ -349,12 +350,18 @@ def test_a_bug_is_a_traceback_and_not_an_exit_code(
         cli.main(["schema", "apply", "--database-url", URL])
 
 
+def buried(message_id: str, queue: int, offset: int) -> StoredMessage:
+    """Return a message of a queue of dead letters."""
+    properties = {"UNIQ_KEY": message_id, "RETRY_TOPIC": "t"}
+    return StoredMessage("%DLQ%points", queue, offset, 0, 0, 0, "", 0, 16, b"x", properties)
+
+
 def test_a_dead_letter_that_can_not_be_parked_holds_up_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is told and left; its queue is not marked as read past it, others are."""
     letters = [
-        DeadLetter(Delivery("t", b"x", id_), "broker", queue, offset)
+        DeadLetter(buried(id_, queue, offset), "broker", queue)
         for id_, queue, offset in (("a", 0, 0), ("bad", 0, 1), ("b", 0, 2), ("c", 1, 0))
     ]
     marked: list[str] = []
@@ -375,7 +382,7 @@ def test_a_dead_letter_that_can_not_be_parked_holds_up_none(
     monkeypatch.setattr(cli.dlq, "_cluster", lambda _consumer: None)
     monkeypatch.setattr(deadletters, "unread", lambda *_: iter(letters))
     monkeypatch.setattr(
-        deadletters, "mark_read", lambda _cluster, _group, letter: marked.append(letter.delivery.message_id)
+        deadletters, "mark_read", lambda _cluster, _group, letter: marked.append(letter.message.message_id)
     )
     assert cli.main(["dlq", "replay", "service:consumer", "--rate", "1000"]) == exit_codes.FAILED
     assert capsys.readouterr().out.splitlines() == [

@@ -50,7 +50,7 @@ class DatabaseServer:
     """The database server as a program; see ServerProgram for what each method is for."""
 
     name = "database"
-    ready_seconds = 60.0
+    ready_seconds = 180.0
     stop_seconds = 30.0
     more_logs: tuple[Path, ...] = ()  # it writes its log to stderr
 

@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 BROKER_NAME = "devstack-broker"
 CLUSTER_NAME = "devstack"
 
-_PROBE_SECONDS = 2.0
+_PROBE_SECONDS = 5.0
 # RocketMQ frees mapped files and reads channel internals by reflection. Only Java 9 and newer know
 # these options, and only they read the variable.
 _JAVA_9_OPTIONS = " ".join(
@@ -40,7 +40,7 @@ _JAVA_9_OPTIONS = " ".join(
 class _JavaServer:
     """What name server and broker share: a JVM whose home is inside the stack's folder."""
 
-    ready_seconds = 120.0
+    ready_seconds = 300.0  # seconds on an idle machine; 120 were too few at load 40 on 2 cores
     stop_seconds = 30.0
     logging: str
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pymysql
 import structlog
@@ -175,6 +176,13 @@ class Oracle:
             if row is None:
                 session.commit()  # the fence stands only now
                 return Verdict.ROLLBACK
+        except pymysql.err.MySQLError as error:
+            if error_code(error) not in LOCK_ERRORS:
+                # The next one asks on a new connection: this one may be to a demoted server, or know
+                # nothing of privileges that were given back.
+                with suppress(pymysql.err.MySQLError):  # closed already
+                    session.connection.close()
+            raise
         finally:
             session.rollback()  # explicitly: a lock wait timeout leaves the transaction open
         proven = row.proves_commit_of(position, message_id)

@@ -160,8 +160,8 @@ class Commitment:
             session.rollback()
             verdict = self._resolve_lost_commit(error, session)
         else:
-            self._failure = error = session.outcome_of(error)
-            confirmed = session.rollback()
+            self._failure = error = session.fail(error)
+            confirmed = session.state is SessionState.ROLLED_BACK
             if isinstance(error, TransactionLostError) and self._outbound:
                 # Some of it may be durable; then the row decides, never we.
                 verdict = self._oracle.decide(self._txn_id, 0, self._message_ids[0])

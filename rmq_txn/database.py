@@ -157,12 +157,13 @@ class Database:
         try:
             yield Transaction(session)
             if read_only:
+                if session.connection.ended:
+                    session.release_tripwire()  # says what happened
                 session.rollback()
             else:
                 session.commit()
         except BaseException as error:
-            told = session.outcome_of(error)
-            session.rollback()
+            told = session.fail(error)
             if session.state is SessionState.COMMITTING and isinstance(error, pymysql.MySQLError):
                 raise InDoubtError("the answer to COMMIT was lost", txn_id=session.txn_id) from error
             if told is not error:

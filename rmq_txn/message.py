@@ -281,10 +281,10 @@ class Delivery:
     """How often the broker gave this message back; closing consumers and rebalancing count too."""
     born_milliseconds: int = 0
     """Unix milliseconds by the producer's clock when the message was sent."""
-    stored_milliseconds: int = 0
-    """Unix milliseconds by the broker's clock when this delivery was stored; 0: the transport can't say."""
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The properties of this package, and whichever of the user's the transport can read."""
+    stored_milliseconds: int = 0
+    """Unix milliseconds by the broker's clock when this delivery was stored; 0: the transport can't say."""
 
     def json(self) -> Any:
         """

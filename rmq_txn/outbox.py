@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pymysql
@@ -181,6 +181,9 @@ class Outbox:
             yield session
             session.commit()
         except pymysql.err.MySQLError as error:
+            # Not used again: it may be to a demoted server, or know nothing of privileges given back.
+            with suppress(pymysql.err.MySQLError):  # closed already
+                session.connection.close()
             raise DatabaseUnavailableError(
                 f"the outbox can't be worked on: {error.args[-1]} (error {error_code(error)})"
             ) from error

@@ -226,8 +226,7 @@ class TransactionProducer:
                 yield (txn := PublishingTransaction(session, publish))
                 commitment = self._commitment(txn_id, messages, session)
             except BaseException as error:
-                told = session.outcome_of(error)
-                session.rollback()
+                told = session.fail(error)
                 log.info("rolled back by its block, nothing was sent", cause=type(error).__name__)
                 if told is not error:
                     raise told from error

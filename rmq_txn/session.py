@@ -13,7 +13,7 @@ import pymysql.cursors
 from pymysql.constants import SERVER_STATUS
 
 from rmq_txn.connection import ServerThread, WatchedConnection
-from rmq_txn.errors import DatabaseUnavailableError, TransactionLostError
+from rmq_txn.errors import DatabaseUnavailableError, SettingsError, TransactionLostError
 from rmq_txn.logs import get_logger
 from rmq_txn.pool import (
     LOCK_ERRORS,
@@ -232,47 +232,46 @@ class Session:
             txn_id=self.txn_id,
         ) from cause
 
-    def outcome_of(self, error: BaseException) -> BaseException:
+    def fail(self, error: BaseException) -> BaseException:
         """
-        Say what a failed transaction's caller is to be told: `error`, or what is true instead of it.
+        Roll back after `error`, and say what the caller is to be told: `error`, or what is true instead.
 
-        Call it before `rollback`. It costs a round trip if business code ran.
+        It costs a round trip more than `rollback` if business code ran.
 
         Returns:
             `TransactionLostError` if the server had ended the transaction before: what was written until
             then is durable, though `error` says "rolled back". `DatabaseUnavailableError` for an error
             of a lent cursor that means it. Else `error`.
         """
+        try:
+            return self._outcome_of(error)
+        finally:
+            self.rollback()
+
+    def _outcome_of(self, error: BaseException) -> BaseException:
         if self.state is not SessionState.OPEN or not isinstance(error, Exception):
             return error
         if isinstance(error, TransactionLostError):
             return error
         unavailable = self._is_unavailable(error)
-        lost: TransactionLostError | None = None
+        # After a lock error the tripwire may be gone though nothing is durable, and a connection that is gone
+        # can't be asked: then only what was seen on the way counts.
+        ask = self.connection.usable and not (unavailable or error_code(error) in LOCK_ERRORS)
         try:
-            # After a lock error the tripwire may be gone though nothing is durable, and a connection that is
-            # gone can't be asked: then only what was seen on the way counts.
-            known = unavailable or error_code(error) in LOCK_ERRORS or not self.connection.usable
-            if (
-                self._guarded
-                and not self._whole
-                and (self.connection.ended or (self._business and not known))
-            ):
+            if self._guarded and not self._whole and (self.connection.ended or (self._business and ask)):
                 self.release_tripwire()
             # Not if something was changed: that may be a temporary table, which may be of any kind.
             if self.connection.untransactional and not self.connection.changed:
-                lost = TransactionLostError(
+                raise TransactionLostError(  # noqa: TRY301 - one way to tell it
                     "a statement wrote to a table that knows no transactions, such as MyISAM: that stays, "
                     "though the rest is rolled back; ALTER TABLE ... ENGINE = InnoDB",
                     txn_id=self.txn_id,
                 )
-        except TransactionLostError as found:
-            lost = found
-        except (pymysql.err.MySQLError, DatabaseUnavailableError):
-            pass  # the ROLLBACK will say whether the connection still works
-        if lost is not None:
+        except TransactionLostError as lost:
             lost.__cause__ = error
             return lost
+        except (pymysql.err.MySQLError, DatabaseUnavailableError, SettingsError):
+            pass  # `error` came first; the ROLLBACK will say whether the connection still works
         if unavailable and isinstance(error, pymysql.err.MySQLError):
             try:
                 self._pool.unavailable(error)

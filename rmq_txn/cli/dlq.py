@@ -75,7 +75,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             except (DatabaseUnavailableError, BrokerUnavailableError):
                 raise
             except Exception as error:  # noqa: BLE001 - told; those behind it must not wait for it
-                print(f"left in %DLQ%: {letter.delivery.message_id}: {describe(error)}")
+                say(f"left in %DLQ%: {letter.message.message_id}: {describe(error)}")
                 left.add(place)
                 continue
             if place not in left:  # reading up to here would take the one that is left along

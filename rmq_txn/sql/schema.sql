@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS rmq_txn_outbox (
     message_key VARBINARY(1020),             -- KEYS
     tag         VARBINARY(1020),             -- TAGS
     properties  MEDIUMBLOB        NOT NULL,  -- all others, ours included, as JSON
-    body        LONGBLOB          NOT NULL,  -- as sent
+    `body`      LONGBLOB          NOT NULL,  -- as sent
     failures    INT UNSIGNED      NOT NULL DEFAULT 0,  -- how often publishing it again failed
     retry_at    TIMESTAMP         NULL DEFAULT NULL,   -- not again before this time
     created_at  TIMESTAMP         NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -85,7 +85,7 @@ CREATE TABLE IF NOT EXISTS rmq_txn_parked (
     redeliveries      INT UNSIGNED     NOT NULL DEFAULT 0,
     born_milliseconds BIGINT           NOT NULL DEFAULT 0,
     properties        MEDIUMBLOB,                 -- as JSON, filled when it is parked
-    body              LONGBLOB,                   -- as received, filled when it is parked
+    `body`            LONGBLOB,                   -- as received, filled when it is parked
     first_failed_at   TIMESTAMP        NOT NULL DEFAULT CURRENT_TIMESTAMP,
     last_failed_at    TIMESTAMP        NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
     PRIMARY KEY (consumer_group, dedup_key)

@@ -1,4 +1,5 @@
 -- Every statement of this package. Format: a line "-- name: <name>", a reason, the statement.
+-- `body` is a reserved word in MariaDB's sql_mode ORACLE.
 -- Parameters only, never built text. Plain INSERT, never IGNORE: IGNORE truncates ids silently.
 
 -- name: set_tripwire
@@ -83,7 +84,7 @@ SELECT attempts FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s
 -- name: park_row
 -- From failing to parked, with all that a replay needs.
 UPDATE rmq_txn_parked SET state = %s, tag = %s, message_key = %s, redeliveries = %s, born_milliseconds = %s,
-properties = %s, body = %s WHERE consumer_group = %s AND dedup_key = %s AND state = 0
+properties = %s, `body` = %s WHERE consumer_group = %s AND dedup_key = %s AND state = 0
 
 -- name: forget_failures
 -- In the transaction of a success after failures.
@@ -96,7 +97,7 @@ DELETE FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s AND stat
 -- name: read_parked_row
 -- One message with everything, for a replay and for people.
 SELECT consumer_group, dedup_key, state, attempts, error, topic, message_id,
-UNIX_TIMESTAMP(first_failed_at), UNIX_TIMESTAMP(last_failed_at), tag, message_key, redeliveries, born_milliseconds, properties, body
+UNIX_TIMESTAMP(first_failed_at), UNIX_TIMESTAMP(last_failed_at), tag, message_key, redeliveries, born_milliseconds, properties, `body`
 FROM rmq_txn_parked WHERE consumer_group = %s AND dedup_key = %s AND state > 0
 
 -- name: list_parked_rows
@@ -111,7 +112,7 @@ ORDER BY first_failed_at, consumer_group, dedup_key LIMIT %s
 
 -- name: insert_outbox_rows
 -- In the commit of the log row. The driver makes one statement of all rows of a transaction.
-INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, body)
+INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, `body`)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 
 -- name: undo_probe
@@ -143,7 +144,7 @@ SELECT IF(IS_USED_LOCK(%s) <=> CONNECTION_ID(), 1, GET_LOCK(%s, 0))
 
 -- name: read_overdue_rows
 -- By one clock, the database's. A row that can't be published steps aside until its retry_at.
-SELECT txn_id, position, message_id, failures, topic, message_key, tag, properties, body
+SELECT txn_id, position, message_id, failures, topic, message_key, tag, properties, `body`
 FROM rmq_txn_outbox
 WHERE created_at <= NOW() - INTERVAL %s SECOND AND (retry_at IS NULL OR retry_at <= NOW())
 ORDER BY created_at LIMIT %s

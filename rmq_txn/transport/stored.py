@@ -45,7 +45,7 @@ class StoredMessage:
     stored_milliseconds: int
     redeliveries: int
     body: bytes = field(repr=False)
-    properties: Mapping[str, str]
+    properties: Mapping[str, str] = field(repr=False)
 
     @property
     def message_id(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -9,12 +11,22 @@ import pymysql
 import pytest
 
 from devstack import LocalStack
-from rmq_txn import Database, DatabaseUnavailableError, RocketMQ, TransactionProducer
+from rmq_txn import (
+    Database,
+    DatabaseUnavailableError,
+    Delivery,
+    IdempotentConsumer,
+    Message,
+    RocketMQ,
+    Transaction,
+    TransactionProducer,
+)
 from rmq_txn.message import Outbound
 from rmq_txn.pool import parse_url
 from rmq_txn.upkeep import OutboxTimes
 from rmq_txn.verdict import Verdict
 from tests.conftest import prepared_url
+from tests.kit.processes import child, outcome
 from tests.kit.proxy import Line, proxied, through
 from tests.kit.rows import rows
 from tests.kit.transports import RecordChecks, Wrapped, never_answers
@@ -104,3 +116,66 @@ def test_after_a_silently_cut_line_the_lock_is_gone_and_the_outcome_is_told(
                     transfer()
                 assert cursor.execute("UPDATE effect SET note = 'theirs' WHERE id = 'row'") == 1
     assert rows(database_url, "SELECT note FROM effect") == [("theirs",)]
+
+
+def test_a_helper_that_closes_over_what_still_runs_leaves_its_client_open(
+    stack: LocalStack, topic: str, database_url: str
+) -> None:
+    """The native shutdown under a running call crashes or hangs; what runs ends well, long after close()."""
+    process = child(closes_over_what_runs, name_server=stack.name_server, url=database_url, topic=topic)
+    status, said = outcome(process, 120)
+    assert status == 0
+    assert json.loads(said) == {"producer": "Receipt", "consumer": "closed before its handler ended"}
+    assert rows(database_url, "SELECT id FROM effect ORDER BY n") == [("sent",), ("handled",)]
+
+
+def closes_over_what_runs(name_server: str, url: str, topic: str) -> None:
+    """Close a producer and a consumer that wait for nothing, while each is in the middle of something."""
+    broker, database = RocketMQ(name_server), Database.mysql(url)
+    producer = TransactionProducer(
+        group=f"g-{topic}",
+        broker=broker,
+        database=database,
+        topics=[topic],
+        close_timeout_seconds=0.1,
+    )
+    consumer = IdempotentConsumer(
+        group=f"c-{topic}",
+        broker=broker,
+        database=database,
+        drain_seconds=0.0,
+        close_timeout_seconds=0.1,
+    )
+    inside, leave, handled, told = threading.Event(), threading.Event(), threading.Event(), dict[str, str]()
+
+    def stay(txn: Transaction, id_: str) -> None:
+        inside.set()
+        assert leave.wait(60)
+        txn.execute("INSERT INTO effect (id) VALUES (%s)", (id_,))
+
+    @consumer.handles(topic)
+    def handle(txn: Transaction, _delivery: Delivery) -> None:
+        stay(txn, "handled")
+        told["consumer"] = f"{consumer.state.value} before its handler ended"
+        handled.set()
+
+    def send() -> None:
+        receipt = producer.send_in_transaction(Message(topic, b"x"), lambda txn: stay(txn, "sent"))
+        told["producer"] = type(receipt).__name__
+
+    producer.start()
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert inside.wait(60)
+    producer.close()
+    leave.set()
+    sender.join(60)
+    for event in (inside, leave):
+        event.clear()
+    consumer.start()
+    assert inside.wait(60)  # the verdict arrived although the producer was closed
+    consumer.close()
+    leave.set()
+    assert handled.wait(60)
+    until(lambda: len(rows(url, "SELECT id FROM effect")) == 2, "the handler's COMMIT", 30)
+    print(json.dumps(told))

@@ -12,6 +12,7 @@ from devstack import LocalStack
 from rmq_txn import Database, schema
 from rmq_txn.errors import SchemaError, TransactionLostError
 from rmq_txn.pool import parse_url
+from rmq_txn.sql import STATEMENTS, without_comments
 from tests.kit.administrator import administer
 from tests.kit.processes import together
 from tests.kit.rows import rows
@@ -135,3 +136,23 @@ def test_a_failed_block_that_wrote_to_a_table_without_transactions_is_told_so(
     assert rows(database_url, "SELECT n FROM counter") == [(1,)]
     with pytest.raises(ZeroDivisionError):
         fail_after("INSERT INTO effect (id) VALUES ('x')")
+
+
+@pytest.mark.parametrize("sql_mode", ["ANSI_QUOTES", "ORACLE", "NO_BACKSLASH_ESCAPES", ""])
+def test_tables_and_statements_are_sound_in_every_sql_mode(database_url: str, sql_mode: str) -> None:
+    """A server may have any as its default; `body` is a reserved word in one of them."""
+    with pymysql.connect(**parse_url(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT VERSION()")
+        row = cursor.fetchone()
+        assert row is not None
+        if sql_mode == "ORACLE" and "MariaDB" not in row[0]:
+            pytest.skip("MySQL has no such mode")
+        cursor.execute("SET SESSION sql_mode = %s", (sql_mode,))
+        for table in re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", schema.script()):
+            cursor.execute(f"DROP TABLE {table}")
+        for statement in filter(None, map(str.strip, without_comments(schema.script()).split(";"))):
+            cursor.execute(statement)
+        for sql in STATEMENTS.values():
+            if sql.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
+                text = sql.replace("IN %s", "IN (?)").replace("%s", "?").replace("%%", "%")
+                cursor.execute("PREPARE ours FROM %s", (text,))

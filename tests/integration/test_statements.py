@@ -22,11 +22,19 @@ pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 TXN, OTHER = "0" * 31 + "1", "0" * 31 + "2"
 KEY = ("points", "key-1")
+MEMBER = ("accounts", "1234@host")
 PARKED = ("points", "key-1", 0, 1, "ValueError: no", "transfer", "ID-1")
 
 # In the order of a life: arguments, then how many rows the server says it changed or found.
 CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "set_tripwire": ((), 0),
+    "undo_probe": ((), 0),
+    "read_uptime": ((), 1),
+    "list_tables_without_transactions": ((), 0),
+    "insert_producer": ((*MEMBER, 0, 0), 1),
+    "note_producer": ((0, 1, *MEMBER), 1),
+    "read_producers": (MEMBER[:1], 1),
+    "delete_producer": (MEMBER, 1),
     "insert_log_row": ((TXN, 0, "ID-1,ID-2"), 1),
     "commit_log_row": ((TXN,), 1),
     "read_log_row": ((TXN,), 1),
@@ -53,7 +61,6 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "raise_schema_version": ((b"secret", schema.VERSION, schema.VERSION), 0),
     "insert_identity": ((schema.VERSION, "id", b"secret"), 1),
     "release_tripwire": ((), 0),
-    "read_committed": ((), 0),
 }
 # The server ends the connection that asks: its answer is an error, and the connection is gone.
 KILL: Final = "kill_connection"
@@ -107,7 +114,7 @@ def test_every_statement_runs_on(
         session = database.begin_check("killed")
         with suppress(pymysql.err.MySQLError, DatabaseUnavailableError):  # 1317 or 2013, by the server
             session.execute(STATEMENTS[KILL], (session.connection_id,))
-        database.kill(session.connection_id)  # gone already, which is fine
+        assert database.kill(session.server_thread)  # gone already, which is fine
         session.rollback()
     finally:
         stack.database.end()

@@ -178,7 +178,7 @@ def test_a_local_transaction_that_takes_too_long_is_refused(rig: Rig, form: Form
         insert("slow")(txn)
         txn.execute("SELECT SLEEP(1.2)")
 
-    with pytest.raises(LocalTimeoutError, match=r"took 1\.\d s, local_timeout_seconds is 1; nothing was"):
+    with pytest.raises(LocalTimeoutError, match=r"took \d+\.\d s, local_timeout_seconds is 1; nothing was"):
         form(producer, rig.topic, "slow", work=slow)
     form(producer, rig.topic, "quick")
     rig.wait_received("quick")

@@ -199,9 +199,10 @@ def test_after_use_of_another_database_log_row_and_copy_go_to_ours(
 
 @pytest.mark.parametrize("character_set", ["gbk", "big5", "sjis"])
 def test_a_character_set_in_which_escaping_is_unsafe_is_refused_after_set_names_as_text(
-    database: Database, character_set: str
+    url: str, open_database: Callable[..., Database], character_set: str
 ) -> None:
     """The next statement is not sent: there a quote in a value could end the value."""
+    database = open_database(url, pool_size=1)
 
     def block() -> None:
         with database.transaction() as txn:
@@ -210,3 +211,5 @@ def test_a_character_set_in_which_escaping_is_unsafe_is_refused_after_set_names_
 
     with pytest.raises(SettingsError, match=f"character set '{character_set}', allowed are"):
         block()
+    with database.transaction() as txn:
+        assert txn.execute("SELECT id FROM effect") == 0

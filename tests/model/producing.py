@@ -296,7 +296,7 @@ class Producing:
     @names("rmq_txn.txlog.probe")
     def database_refuses(self, s: State) -> Steps:
         """After COMMIT; before it, refusing a transaction is a connection that breaks, which is above."""
-        if not s.refuses and s.outbox:
+        if not s.refuses and at_stake(s):
             yield from self.fault(s, "the database takes no more writes", refuses=True)
         if s.refuses:
             yield Step("the database takes writes again", s._replace(refuses=False))
@@ -306,7 +306,7 @@ class Producing:
     @names("rmq_txn.siblings.Siblings.look", "rmq_txn.presence.Presence.look")
     def sibling_falls_ill(self, s: State) -> Steps:
         """Cut off from the database, or left open, or of another language, which has no row at all."""
-        if s.sibling == "well" and s.outbox:  # before COMMIT nothing is at stake
+        if s.sibling == "well" and at_stake(s):
             yield from self.fault(s, "a sibling loses the database", sibling="cut off")
         if s.sibling == "cut off":
             yield Step("the row of the sibling grows old", s._replace(sibling="stale"))
@@ -508,6 +508,12 @@ class Producing:
 
 def put(s: State, k: int, half: Half) -> State:
     return s._replace(halves=(*s.halves[:k], half, *s.halves[k + 1 :]))
+
+
+def at_stake(s: State) -> bool:
+    """Whether all depends on the copy and on the broker's questions; keeps the model small."""
+    undecided = any(half.place == "pending" or half.end for half in s.halves)
+    return s.outbox and undecided and s.caller in ("verdict", "over", "dead")
 
 
 def show(s: State) -> State:

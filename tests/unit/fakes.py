@@ -108,8 +108,9 @@ class FakeSession:
     def settle(self) -> None:
         """Nothing is ever left over."""
 
-    def outcome_of(self, error: BaseException) -> BaseException:
-        """Nothing is ever lost."""
+    def fail(self, error: BaseException) -> BaseException:
+        """Record ROLLBACK; nothing is ever lost."""
+        self.rollback()
         return error
 
     def commit(self) -> None:

@@ -220,7 +220,15 @@ class Failing:
         self.problem = problem
         self.row = row
         self.statements: list[str] = []
-        self.cursor = self
+        self.cursor = self.connection = self
+        self.closed = False
+
+    def settle(self) -> None:
+        """Have no late answers."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.closed = True
 
     def begin_check(self, txn_id: str) -> Any:
         """Hand out itself as the session."""
@@ -273,16 +281,22 @@ def answered(database: Failing, txn_id: str) -> tuple[Verdict | None, list[str]]
 )
 def test_an_answer_unknown_that_comes_from_an_error_disturbs(problem: Exception) -> None:
     """It used one of the broker's questions up, whatever the error was."""
-    verdict, causes = answered(Failing(problem), new_txn_id())
+    database = Failing(problem)
+    verdict, causes = answered(database, new_txn_id())
     assert verdict in (Verdict.UNKNOWN, None)
     assert len(causes) == 1
+    assert database.closed == isinstance(problem, pymysql.err.MySQLError), (
+        "the next one gets a new connection"
+    )
 
 
 @pytest.mark.parametrize("code", [1205, 1213, 1020])
 def test_a_lock_wait_disturbs_only_when_the_transaction_can_not_be_running_any_more(code: int) -> None:
     """Somebody who locked our table looks like a transaction that runs, for ever."""
     problem = pymysql.err.OperationalError(code, "lock")
-    assert answered(Failing(problem), aged(74)) == (Verdict.UNKNOWN, [])
+    database = Failing(problem)
+    assert answered(database, aged(74)) == (Verdict.UNKNOWN, [])
+    assert not database.closed
     verdict, causes = answered(Failing(problem), aged(76))
     assert (verdict, len(causes)) == (Verdict.UNKNOWN, 1)
 

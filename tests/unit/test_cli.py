@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import os
 import re
 import subprocess
@@ -28,8 +29,11 @@ from rmq_txn.errors import (
     SchemaError,
     SettingsError,
 )
+from rmq_txn.message import Delivery
 from rmq_txn.outbox import OutboxCount
-from rmq_txn.transport import library
+from rmq_txn.transport import deadletters, library
+from rmq_txn.transport.deadletters import DeadLetter
+from rmq_txn.transport.stored import StoredMessage
 
 URL = "mysql://account:s3cr3t@127.0.0.1:3306/account"
 
@@ -344,6 +348,49 @@ def test_a_bug_is_a_traceback_and_not_an_exit_code(
     monkeypatch.setattr(rmq_txn.schema, "apply", failing_with(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["schema", "apply", "--database-url", URL])
+
+
+def buried(message_id: str, queue: int, offset: int) -> StoredMessage:
+    """Return a message of a queue of dead letters."""
+    properties = {"UNIQ_KEY": message_id, "RETRY_TOPIC": "t"}
+    return StoredMessage("%DLQ%points", queue, offset, 0, 0, 0, "", 0, 16, b"x", properties)
+
+
+def test_a_dead_letter_that_can_not_be_parked_holds_up_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told and left; its queue is not marked as read past it, others are."""
+    letters = [
+        DeadLetter(buried(id_, queue, offset), "broker", queue)
+        for id_, queue, offset in (("a", 0, 0), ("bad", 0, 1), ("b", 0, 2), ("c", 1, 0))
+    ]
+    marked: list[str] = []
+
+    class Consumer:
+        group = "points"
+        broker = None
+
+        def park(self, delivery: Delivery) -> str | None:
+            if delivery.message_id == "bad":
+                raise ValueError("Data too long")
+            return delivery.message_id
+
+        def replay(self, key: str, *, force: bool) -> bool:
+            return not force and key != "bad"
+
+    monkeypatch.setattr(cli.dlq, "loaded_consumer", lambda _target: contextlib.nullcontext(Consumer()))
+    monkeypatch.setattr(cli.dlq, "_cluster", lambda _consumer: None)
+    monkeypatch.setattr(deadletters, "unread", lambda *_: iter(letters))
+    monkeypatch.setattr(
+        deadletters, "mark_read", lambda _cluster, _group, letter: marked.append(letter.message.message_id)
+    )
+    assert cli.main(["dlq", "replay", "service:consumer", "--rate", "1000"]) == exit_codes.FAILED
+    assert capsys.readouterr().out.splitlines() == [
+        "left in %DLQ%: bad: ValueError: Data too long",
+        *(f"replayed: {key}" for key in "abc"),
+        "3 replayed, 0 left parked",
+    ]
+    assert marked == ["a", "c"]
 
 
 def test_exit_codes_are_distinct() -> None:

@@ -777,6 +777,7 @@ def test_redact_hides_user_and_password(text: str, expected: str) -> None:
 
 def test_a_machine_without_room_for_a_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """One failed fork is no traceback."""
+    monkeypatch.undo()
 
     def no_fork(*_arguments: object, **_options: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")

@@ -84,7 +84,7 @@ def test_a_topic_without_a_master_says_so() -> None:
 def test_a_message_that_one_refuses_is_not_tried_at_the_others() -> None:
     """They have the same limits; the relay must not wait for a broker because of it."""
     cluster = Cluster(one=ILLEGAL, two=ILLEGAL)
-    with pytest.raises(InvalidMessageError, match="refuses the message"):
+    with pytest.raises(InvalidMessageError, match=r"refuses th(e|is) message"):
         sender(cluster).send(MESSAGE, "ID")
     assert len(cluster.asked) == 1
 

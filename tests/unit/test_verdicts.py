@@ -47,15 +47,19 @@ class Rig:
             state=state,
             committing_since=time.monotonic(),
             server_thread=None,
-            outcome_of=lambda error: error,
             rollback=self._rollback,
+            fail=self._fail,
         )
 
     def _rollback(self) -> bool:
         if self.session.state is not SessionState.OPEN:
-            return False
+            return bool(self.session.state is SessionState.ROLLED_BACK)
         self.session.state = SessionState.ROLLED_BACK if self._confirmed else SessionState.LOST
         return self._confirmed
+
+    def _fail(self, error: BaseException) -> BaseException:
+        self._rollback()
+        return error
 
     def send_half(self, message: Outbound, execute: Callable[[str], Verdict]) -> None:
         """Store it under an id that tells its position; remember the verdict."""

@@ -103,7 +103,7 @@ class Aging:
             return self._clock.now()
 
     def _look_at_clocks(self, delivery: Delivery, now: float) -> None:
-        here = self._clock.skew_seconds()
+        here = time.time() - now
         if abs(here) > _CLOCK_OFF_SECONDS:
             self._tell_clock("this machine's clock", "the database's", here)
         stored, sent = delivery.stored_milliseconds / 1000, delivery.born_milliseconds / 1000

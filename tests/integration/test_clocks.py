@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rmq_txn import clock
+from rmq_txn import aging
+from rmq_txn.consumer_health import HealthNotes
 from rmq_txn.identity import new_txn_id
 from rmq_txn.parking import ParkedState
 from rmq_txn.verdict import Answer
@@ -101,9 +102,9 @@ def test_the_databases_clock_is_read_again_after_a_while(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody may set it."""
-    told = clock.DatabaseClock(bench.database)
-    assert abs(told.now() - time.time()) < 60
-    told._told -= DAY
-    assert abs(told.now() - time.time()) > DAY / 2
-    monkeypatch.setattr(clock, "_READ_EACH_SECONDS", 0.0)
-    assert abs(told.now() - time.time()) < 60
+    aged = aging.Aging(bench.database, HealthNotes(), 7 * DAY)
+    assert abs(aged._now() - time.time()) < 60
+    aged._clock.set(time.time() - DAY)
+    assert abs(aged._now() - time.time()) > DAY / 2
+    monkeypatch.setattr(aging, "_READ_EACH_SECONDS", 0.0)
+    assert abs(aged._now() - time.time()) < 60

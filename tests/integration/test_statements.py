@@ -58,6 +58,7 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "release_inbox_row": (KEY, 1),
     "read_schema_version": ((), 1),
     "read_identity": ((), 1),
+    "read_clock": ((), 1),
     "raise_schema_version": ((b"secret", schema.VERSION, schema.VERSION), 0),
     "insert_identity": ((schema.VERSION, "id", b"secret"), 1),
     "release_tripwire": ((), 0),

@@ -7,7 +7,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if tier(item):
                 item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(report: object) -> Generator[None, Any, Any]:
+    """Let captured logs hold what UTF-8 can't, such as the text of a hostile error: a worker would crash."""
+    data = yield
+    if data is not None and "sections" in data:
+        data["sections"] = [
+            (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in data["sections"]
+        ]
+    return data
 
 
 @pytest.fixture(scope="session")

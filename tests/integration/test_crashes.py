@@ -55,7 +55,8 @@ def _wait_killed(victim: subprocess.Popen[str], **again: str) -> str:
         said, errors = victim.communicate(timeout=180)
         if victim.returncode == -signal.SIGKILL:
             return said.strip()
-        assert again and "FencedError" in errors, errors
+        assert again, errors
+        assert "FencedError" in errors, errors
         victim = _victim(**again)
     raise AssertionError(f"fenced again and again: {again}")
 

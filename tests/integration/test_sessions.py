@@ -13,6 +13,7 @@ import pytest
 from rmq_txn import Database, Transaction
 from rmq_txn.errors import LifecycleError, TransactionLostError
 from rmq_txn.pool import parse_url
+from rmq_txn.session import Session
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
@@ -247,3 +248,27 @@ def test_a_statement_larger_than_the_server_takes_is_named(database: Database) -
         pymysql.err.OperationalError, match=rf"max_allowed_packet of the server is {row[0]} bytes"
     ):
         block()
+
+
+def test_the_outbox_has_its_isolation_again_after_its_connection_was_lost(
+    database: Database, database_url: str
+) -> None:
+    """At another level its DELETE would lock the gap in which others insert their copies."""
+    pool = database.sideline()
+
+    def isolation() -> tuple[int, str]:
+        session = Session(pool, "outbox", guarded=False)
+        try:
+            # MariaDB 10.11 has only the older name.
+            session.execute("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')")
+            return session.connection_id, {value for _, value in session.cursor.fetchall()}.pop()
+        finally:
+            session.rollback()
+
+    first, level = isolation()
+    assert level == "READ-COMMITTED"
+    rows(database_url, f"KILL CONNECTION {first}")
+    second, level = isolation()
+    assert second != first
+    assert level == "READ-COMMITTED"
+    pool.close()

@@ -13,16 +13,16 @@ from typing import NoReturn
 
 import uvicorn
 
-from demo_account_service import logs
 from demo_account_service.app import create_app
 from demo_account_service.console import create_router
-from demo_account_service.events import Events
 from demo_account_service.faults import FOLDER, Faults
-from demo_account_service.limits import server_settings
 from demo_account_service.neighbour import Neighbour
 from demo_account_service.observer import ObservedProducer, ObservedTransport
 from demo_account_service.settings import Settings, seed_accounts
 from demo_account_service.transfers import TOPIC, Transfers
+from demo_chassis import logs
+from demo_chassis.events import Events
+from demo_chassis.limits import server_settings
 
 # `schema` is not part of the public interface of rmq_txn: services migrate with their own tool, or
 # with `rmq-txn schema apply`. A demo makes its tables at start, so that there is no step to forget.

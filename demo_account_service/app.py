@@ -16,10 +16,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from demo_account_service.health import Health
-from demo_account_service.limits import Limits
-from demo_account_service.logs import RequestLog
 from demo_account_service.models import (
-    READ,
     AccountAnswer,
     AccountsAnswer,
     Committed,
@@ -29,7 +26,6 @@ from demo_account_service.models import (
     TransferAnswer,
     TransferRequest,
     documented,
-    error_answer,
 )
 from demo_account_service.neighbour import Neighbour
 from demo_account_service.settings import Settings
@@ -42,6 +38,9 @@ from demo_account_service.transfers import (
     UnknownAccountError,
     UnknownTransferError,
 )
+from demo_chassis.answers import READ, error_answer
+from demo_chassis.limits import Limits
+from demo_chassis.logs import RequestLog
 from rmq_txn import TransactionProducer
 from rmq_txn.errors import (
     DatabaseUnavailableError,

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from demo_account_service.events import Event, Events, stream
 from demo_account_service.faults import Faults
-from demo_account_service.models import error_answer
 from demo_account_service.neighbour import Neighbour
 from demo_account_service.transfers import IDENTIFIER, MAX_AMOUNT, Transfers
+from demo_chassis.answers import error_answer
+from demo_chassis.events import Event, Events, stream
 
 _FOLDER = Path(__file__).with_name("page")
 _TYPES = {

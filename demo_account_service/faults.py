@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import structlog
 
-from demo_account_service.events import Events
+from demo_chassis.events import Events
 from rmq_txn.errors import SettingsError
 
 log = structlog.get_logger("account_service.faults")

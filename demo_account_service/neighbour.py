@@ -16,7 +16,7 @@ import structlog
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from demo_account_service.events import Event
+from demo_chassis.events import Event
 
 log = structlog.get_logger("account_service.neighbour")
 

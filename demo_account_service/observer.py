@@ -12,8 +12,8 @@ from typing import Any
 
 import structlog
 
-from demo_account_service.events import Events
 from demo_account_service.faults import KILL_AFTER_COMMIT, KILL_BEFORE_COMMIT, Faults
+from demo_chassis.events import Events
 from rmq_txn import TransactionProducer
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.message import Outbound

@@ -13,13 +13,13 @@ from typing import NoReturn
 
 import uvicorn
 
-from demo_points_service import logs
+from demo_chassis import logs
+from demo_chassis.events import Events
+from demo_chassis.limits import server_settings
 from demo_points_service.app import create_app
 from demo_points_service.awards import Points, register_handlers
 from demo_points_service.console import create_router
-from demo_points_service.events import Events
 from demo_points_service.faults import FOLDER, Faults
-from demo_points_service.limits import server_settings
 from demo_points_service.observer import Ear, ObservedConsumer, ObservedTransport
 from demo_points_service.settings import Settings
 

@@ -14,12 +14,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from demo_chassis.answers import READ, error_answer
+from demo_chassis.limits import Limits
+from demo_chassis.logs import RequestLog
 from demo_points_service.awards import Points
 from demo_points_service.health import Health
-from demo_points_service.limits import Limits
-from demo_points_service.logs import RequestLog
 from demo_points_service.models import (
-    READ,
     AllPointsAnswer,
     EntriesAnswer,
     EntryAnswer,
@@ -28,7 +28,6 @@ from demo_points_service.models import (
     PathUser,
     PointsAnswer,
     documented,
-    error_answer,
 )
 from demo_points_service.settings import Settings
 from rmq_txn import IdempotentConsumer

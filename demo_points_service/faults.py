@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import structlog
 
-from demo_points_service.events import Events
+from demo_chassis.events import Events
 from rmq_txn import Delivery
 from rmq_txn.errors import SettingsError
 

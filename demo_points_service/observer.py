@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from demo_points_service.events import Events
+from demo_chassis.events import Events
 from demo_points_service.faults import Faults
 from rmq_txn import Delivery, IdempotentConsumer, Transaction
 from rmq_txn.transport import Checker, ConsumerTransport, Deliver, ProducerTransport, Transport

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rmq_txn"
-DEMOS = ("demo_account_service", "demo_points_service")
+DEMOS = ("demo_account_service", "demo_points_service", "demo_chassis")
 LINE_LIMIT = 400
 
 # The integer is its tier; decimals order the modules of one tier.

@@ -9,10 +9,10 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from demo_account_service.limits import HEALTH
+from demo_chassis.limits import HEALTH
 from rmq_txn.logs import unpack_fields
 
-log = structlog.get_logger("account_service.requests")
+log = structlog.get_logger("demo.requests")
 
 _MAX_PATH: Final = 200
 

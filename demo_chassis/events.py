@@ -1,8 +1,7 @@
 """
 What happened to each transaction in this service, step by step, for the demo page.
 
-The file is what survives `kill -9`: one line an event, one write a line. The points service has a
-file like this one; the services share no code.
+The file is what survives `kill -9`: one line an event, one write a line.
 """
 
 from __future__ import annotations

@@ -87,10 +87,10 @@ def test_the_readme_names_every_setting_and_its_default(service: str) -> None:
     settings = importlib.import_module(f"demo_{service}_service.settings")
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `?([^|`]*)`? \|", readme(service), re.MULTILINE))
     known = {
-        f"{settings.PREFIX}{name.upper()}": getattr(settings.Settings(database_url="-"), name)
+        settings.Settings.variable(name): getattr(settings.Settings(database_url="-"), name)
         for name in settings.Settings.__dataclass_fields__
     }
-    told = {name: default for name, default in rows.items() if name.startswith(settings.PREFIX)}
+    told = {name: default for name, default in rows.items() if name.startswith(settings.Settings.prefix)}
     known |= {name: "must be set" for name in known if name.endswith("DATABASE_URL")}
     assert told == {name: str(default) or "none" for name, default in known.items()}
 

@@ -31,6 +31,7 @@ TIERS: dict[str, float] = {
     "rmq_txn.transaction": 2.2,
     "rmq_txn.database": 2.3,  # makes the transactions
     "rmq_txn.transport": 2,
+    "rmq_txn.transport.wrapped": 2.1,
     "rmq_txn.transport.index_settings": 1,
     "rmq_txn.transport.archive": 1,
     "rmq_txn.transport.package_index": 1.1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import logging
@@ -87,8 +88,8 @@ def test_the_readme_names_every_setting_and_its_default(service: str) -> None:
     settings = importlib.import_module(f"demo_{service}_service.settings")
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `?([^|`]*)`? \|", readme(service), re.MULTILINE))
     known = {
-        settings.Settings.variable(name): getattr(settings.Settings(database_url="-"), name)
-        for name in settings.Settings.__dataclass_fields__
+        settings.Settings.variable(item.name): getattr(settings.Settings(database_url="-"), item.name)
+        for item in dataclasses.fields(settings.Settings)
     }
     told = {name: default for name, default in rows.items() if name.startswith(settings.Settings.prefix)}
     known |= {name: "must be set" for name in known if name.endswith("DATABASE_URL")}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from pathlib import Path
 
 from demo_account_service.app import create_app
-from demo_account_service.console import create_router
-from demo_account_service.faults import FOLDER, Faults
-from demo_account_service.neighbour import Neighbour
-from demo_account_service.observer import ObservedProducer, ObservedTransport
+from demo_account_service.page.neighbour import Neighbour
+from demo_account_service.page.routes import create_router
 from demo_account_service.settings import Settings, seed_accounts
 from demo_account_service.transfers import TOPIC, Transfers
 from demo_chassis import logs
 from demo_chassis.events import Events
+from demo_chassis.faults import AccountFaults
 from demo_chassis.process import Process, end
-from rmq_txn import Database, RocketMQ
+from demo_chassis.watching import WatchedProducer
+from rmq_txn import Database
 
 # After SIGTERM running requests get this long, then transactions, the outbox and the client of the
 # producer get this long each; together less than the 10 s that container platforms wait before SIGKILL.
@@ -35,15 +33,14 @@ def _serve(process: Process) -> int:
     settings = Settings.from_environment(os.environ)
     seeds = seed_accounts(os.environ)
     logs.configure(settings.log_format)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # what it asks for the page has a line already
-    folder = os.environ.get(FOLDER, "")
-    events = Events("account", Path(folder) / "account-events.jsonl" if folder else None)
-    faults = Faults.from_environment(os.environ, events)
+    events = Events.from_environment("account", os.environ)
+    faults = AccountFaults.from_environment(os.environ, events)
     database = Database.mysql(settings.database_url, pool_size=settings.threads + _HEALTH_CONNECTIONS)
-    producer = ObservedProducer(
+    producer = WatchedProducer(
+        name_server=settings.name_server,
         events=events,
+        faults=faults,
         group="account-service",
-        broker=ObservedTransport(RocketMQ(settings.name_server), events, faults),
         database=database,
         topics=[TOPIC],
         close_timeout_seconds=_PRODUCER_SECONDS,

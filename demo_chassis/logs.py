@@ -54,6 +54,7 @@ def configure(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # what it asks for the page has a line already
 
 
 class RequestLog:

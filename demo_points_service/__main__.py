@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from pathlib import Path
 
 from demo_chassis import logs
 from demo_chassis.events import Events
+from demo_chassis.faults import PointsFaults
 from demo_chassis.process import Process, end
+from demo_chassis.watching import WatchedConsumer
 from demo_points_service.app import create_app
 from demo_points_service.awards import Points, register_handlers
-from demo_points_service.console import create_router
-from demo_points_service.faults import FOLDER, Faults
-from demo_points_service.observer import Ear, ObservedConsumer, ObservedTransport
+from demo_points_service.page import create_router
 from demo_points_service.settings import Settings
-from rmq_txn import Database, RocketMQ
+from rmq_txn import Database
 
 # After SIGTERM running requests, deliveries that are already here, then the consumer, get this long
 # each; together less than the 10 s that container platforms wait before SIGKILL.
@@ -34,19 +32,17 @@ def main() -> int:
 def _serve(process: Process) -> int:
     settings = Settings.from_environment(os.environ)
     logs.configure(settings.log_format)
-    folder = os.environ.get(FOLDER, "")
-    events = Events("points", Path(folder) / "points-events.jsonl" if folder else None)
-    faults = Faults.from_environment(os.environ, events)
+    events = Events.from_environment("points", os.environ)
+    faults = PointsFaults.from_environment(os.environ, events)
     faults.wait_while_stopped()
-    logging.getLogger("rmq_txn.consumer").addHandler(Ear(events))
     database = Database.mysql(
         settings.database_url, pool_size=settings.threads + settings.http_threads + _HEALTH_CONNECTIONS
     )
-    consumer = ObservedConsumer(
+    consumer = WatchedConsumer(
+        name_server=settings.name_server,
         events=events,
         faults=faults,
         group="points-service",
-        broker=ObservedTransport(RocketMQ(settings.name_server), events, faults),
         database=database,
         threads=settings.threads,
         max_attempts=settings.max_attempts,

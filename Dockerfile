@@ -14,6 +14,7 @@ FROM python:3.12-slim-bookworm
 RUN groupadd --gid 10001 demo && useradd --uid 10001 --gid demo --create-home --shell /usr/sbin/nologin demo \
     && install -d -o demo -g demo /var/lib/demo
 COPY --from=build /opt/venv /opt/venv
+COPY demo_chassis /app/demo_chassis
 COPY demo_account_service /app/demo_account_service
 COPY demo_points_service /app/demo_points_service
 # The native client writes its own log below /tmp (ROCKETMQ_CLIENT_LOG_DIR).

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
-from demo_account_service.health import Health
-from demo_account_service.limits import Limits
-from demo_account_service.logs import RequestLog
 from demo_account_service.models import (
-    READ,
     AccountAnswer,
     AccountsAnswer,
     Committed,
@@ -29,9 +19,7 @@ from demo_account_service.models import (
     TransferAnswer,
     TransferRequest,
     documented,
-    error_answer,
 )
-from demo_account_service.neighbour import Neighbour
 from demo_account_service.settings import Settings
 from demo_account_service.transfers import (
     BusyError,
@@ -42,6 +30,9 @@ from demo_account_service.transfers import (
     UnknownAccountError,
     UnknownTransferError,
 )
+from demo_chassis.answers import READ, error_answer
+from demo_chassis.app import Beside, make_app
+from demo_chassis.health import Health
 from rmq_txn import TransactionProducer
 from rmq_txn.errors import (
     DatabaseUnavailableError,
@@ -49,7 +40,6 @@ from rmq_txn.errors import (
     HalfMessageError,
     InDoubtError,
     LocalTimeoutError,
-    RmqTxnError,
     TransactionLostError,
 )
 
@@ -104,7 +94,7 @@ def create_app(
     settings: Settings,
     *,
     page: APIRouter | None = None,
-    neighbour: Neighbour | None = None,
+    beside: Beside | None = None,
 ) -> FastAPI:
     """
     Make the application; it starts and closes `producer`.
@@ -114,57 +104,31 @@ def create_app(
         transfers: the domain, on that producer.
         settings: its limits.
         page: the routes of the demo page.
-        neighbour: what that page follows; started and closed here.
+        beside: what that page follows; started and closed here.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = settings.threads
-        # In other threads: both calls block, and the event loop must not.
-        try:
-            await asyncio.to_thread(producer.start)
-        except RmqTxnError as error:
-            app.state.start_error = error  # __main__ turns it into a sentence and an exit code
-            raise
-        if neighbour is not None:
-            neighbour.start()
-        try:
-            yield
-        finally:
-            if neighbour is not None:
-                await neighbour.close()
-            await asyncio.to_thread(producer.close)
-
-    app = FastAPI(
+    routers = [_routes(transfers, producer), *([page] if page is not None else [])]
+    return make_app(
+        producer,
+        settings,
+        routers,
         title="Account service",
-        version="1",
         description=_DESCRIPTION,
-        lifespan=lifespan,
-        # Their scripts come from a CDN; on this origin there are buttons that kill.
-        docs_url=None,
-        redoc_url=None,
+        threads=settings.threads,
+        errors=dict.fromkeys(_ERRORS, _answer_error),
+        bad_input="the request is not valid, nothing was changed",
+        beside=beside,
     )
-    app.add_middleware(
-        Limits,
-        max_requests=settings.max_requests,
-        max_body_bytes=settings.max_body_bytes,
-        receive_seconds=settings.receive_seconds,
-    )
-    app.add_middleware(RequestLog)  # the outer one: a line for what is refused, too
-    for error in _ERRORS:
-        app.add_exception_handler(error, _answer_error)
-    app.add_exception_handler(RequestValidationError, _answer_bad_input)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(Exception, _answer_bug)
-    app.include_router(_routes(transfers, Health(producer, transfers)))
-    if page is not None:
-        app.include_router(page)
-    return app
 
 
-def _routes(transfers: Transfers, health: Health) -> APIRouter:
+def _routes(transfers: Transfers, producer: TransactionProducer) -> APIRouter:
     """Make the public routes. Plain functions run in threads, where rmq_txn may block."""
     router = APIRouter()
+    health = Health(
+        producer,
+        transfers,
+        unknown="a broker does not know this producer yet, check-backs would not reach it",
+        problems=lambda: tuple(producer.health().problems),
+    )
 
     @router.post(
         "/transfers",
@@ -242,9 +206,16 @@ def _routes(transfers: Transfers, health: Health) -> APIRouter:
     )
     async def show_health(response: Response) -> Any:
         """Asks broker and database; takes 2 seconds at most, sends no message, and always answers."""
-        answer = await health.look()
-        response.status_code = 503 if answer.status == "unavailable" else 200
-        return answer
+        seen = await health.look()
+        response.status_code = 503 if seen.status == "unavailable" else 200
+        return HealthAnswer(
+            status=seen.status,
+            producer=seen.state,
+            registered=seen.registered,
+            broker=seen.broker,
+            database=seen.database,
+            problems=list(seen.problems),
+        )
 
     return router
 
@@ -259,24 +230,3 @@ def _answer_error(request: Request, error: Exception) -> JSONResponse:
     if status >= 500:
         log.warning("request failed", code=code, cause=str(error), **request.state.ids)
     return error_answer(status, code, message or str(error), **more)
-
-
-def _answer_bad_input(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # registered for it only
-    problems = [{"field": ".".join(map(str, item["loc"])), "problem": item["msg"]} for item in error.errors()]
-    return error_answer(422, "bad_input", "the request is not valid, nothing was changed", problems=problems)
-
-
-def _answer_http_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # registered for it only
-    if error.status_code == 400:  # a body that is not JSON in UTF-8
-        return error_answer(
-            422, "bad_input", f"the request is not valid, nothing was changed: {error.detail}"
-        )
-    answer = error_answer(error.status_code, f"http_{error.status_code}", str(error.detail))
-    answer.headers.update(error.headers or {})  # Allow, with 405
-    return answer
-
-
-def _answer_bug(_request: Request, error: Exception) -> JSONResponse:
-    return error_answer(500, "internal", f"the service failed ({type(error).__name__}); its log says more")

@@ -6,12 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from demo_account_service.transfers import IDENTIFIER, MAX_AMOUNT, MAX_LISTED
-
-RETRY_AFTER_SECONDS: Final = 1
+from demo_chassis import answers
+from demo_chassis.answers import Answer, Problem
 
 ERRORS: Final[dict[int, dict[str, str]]] = {
     404: {
@@ -44,10 +43,6 @@ ERRORS: Final[dict[int, dict[str, str]]] = {
 """Each code, under its status, and what it means to a client."""
 CODES: Final = tuple(code for codes in ERRORS.values() for code in codes)
 
-_EVERYWHERE: Final = ("too_slow", "body_too_large", "internal")
-READ: Final = ("database_unavailable", "overloaded")
-"""What every route that reads the database may answer."""
-
 Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER, min_length=1, max_length=64)]
 TxnId = Annotated[
     str, StringConstraints(pattern="^[0-9a-f]{32}$"), Field(examples=["019f3c8a5e0b" + "4d" * 10])
@@ -55,10 +50,6 @@ TxnId = Annotated[
 PathUser = Annotated[str, Path(pattern=IDENTIFIER, max_length=64, examples=["alice"])]
 PathTransferId = Annotated[str, Path(pattern=IDENTIFIER, max_length=64, examples=["t-1"])]
 Fen = Annotated[int, Field(description="Money in fen, 1/100 yuan.", examples=[2500])]
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class TransferRequest(BaseModel):
@@ -88,7 +79,7 @@ class TransferRequest(BaseModel):
         return self
 
 
-class Committed(_Answer):
+class Committed(Answer):
     """A transfer that is committed; its message will be delivered."""
 
     transfer_id: Identifier = Field(examples=["t-1"])
@@ -105,20 +96,20 @@ class TransferAnswer(Committed):
     created_at: datetime = Field(examples=["2026-11-25T09:30:00.123000Z"])
 
 
-class AccountAnswer(_Answer):
+class AccountAnswer(Answer):
     """One account."""
 
     user: Identifier = Field(examples=["alice"])
     balance: Fen
 
 
-class AccountsAnswer(_Answer):
+class AccountsAnswer(Answer):
     """The accounts, by user."""
 
     accounts: list[AccountAnswer] = Field(max_length=MAX_LISTED)
 
 
-class HealthAnswer(_Answer):
+class HealthAnswer(Answer):
     """Whether a transfer would work now."""
 
     status: Literal["ok", "degraded", "unavailable"] = Field(
@@ -138,14 +129,7 @@ class HealthAnswer(_Answer):
     )
 
 
-class Problem(_Answer):
-    """What is wrong with one field."""
-
-    field: str = Field(examples=["body.amount"])
-    problem: str = Field(examples=["Input should be greater than 0"])
-
-
-class ErrorDetail(_Answer):
+class ErrorDetail(Answer):
     """What happened."""
 
     code: str = Field(json_schema_extra={"enum": [*CODES]})
@@ -155,27 +139,12 @@ class ErrorDetail(_Answer):
     txn_id: str | None = Field(default=None, description="With errors of a transaction.")
 
 
-class ErrorAnswer(_Answer):
+class ErrorAnswer(Answer):
     """Every answer that is no success, but that of /health."""
 
     error: ErrorDetail
 
 
-def error_answer(status: int, code: str, message: str, **more: Any) -> JSONResponse:
-    """Make the answer for an error; `more` are fields of `ErrorDetail`."""
-    answer = ErrorAnswer(error=ErrorDetail(code=code, message=message, **more))
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return JSONResponse(answer.model_dump(exclude_none=True), status, headers)
-
-
 def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return the `responses=` of a route that may answer these error codes, beside those of every route."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for status, meanings in ERRORS.items():
-        lines = [f"`{code}`: {text}" for code, text in meanings.items() if code in (*codes, *_EVERYWHERE)]
-        if lines:
-            found[status] = {"model": ErrorAnswer, "description": "\n\n".join(lines)}
-            if status == 503:
-                retry = {"description": "Seconds.", "schema": {"type": "integer"}}
-                found[status]["headers"] = {"Retry-After": retry}
-    return found
+    return answers.documented(ERRORS, ErrorAnswer, *codes)

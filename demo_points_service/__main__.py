@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import sys
-from importlib import resources
-from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-import uvicorn
-
-from demo_points_service import logs
+from demo_chassis import logs
+from demo_chassis.events import Events
+from demo_chassis.faults import PointsFaults
+from demo_chassis.process import Process, end
+from demo_chassis.watching import WatchedConsumer
 from demo_points_service.app import create_app
 from demo_points_service.awards import Points, register_handlers
-from demo_points_service.console import create_router
-from demo_points_service.events import Events
-from demo_points_service.faults import FOLDER, Faults
-from demo_points_service.limits import server_settings
-from demo_points_service.observer import Ear, ObservedConsumer, ObservedTransport
+from demo_points_service.page import create_router
 from demo_points_service.settings import Settings
-
-# `schema` is not part of the public interface of rmq_txn: services migrate with their own tool, or
-# with `rmq-txn schema apply`. A demo makes its tables at start, so that there is no step to forget.
-from rmq_txn import Database, RocketMQ, schema
-from rmq_txn.errors import (
-    BrokerUnavailableError,
-    DatabaseUnavailableError,
-    NativeLibraryError,
-    RmqTxnError,
-    SettingsError,
-)
-
-EXIT_OK = 0
-EXIT_FAILED = 1  # the log says why; a port that is taken, for one
-EXIT_SETTINGS = 2  # an environment variable is missing or wrong
-EXIT_NOT_USABLE = 3  # the native RocketMQ library is missing: rmq-txn native install
-EXIT_UNAVAILABLE = 4  # broker or database can't be reached: the same command may work later
+from rmq_txn import Database
 
 # After SIGTERM running requests, deliveries that are already here, then the consumer, get this long
 # each; together less than the 10 s that container platforms wait before SIGKILL.
@@ -51,32 +26,23 @@ _HEALTH_CONNECTIONS = 1
 
 def main() -> int:
     """Run the service and return the exit code."""
-    # uvicorn raises a signal again after its shutdown; then, and before it runs, that means: end well.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)
-    try:
-        return _serve()
-    except RmqTxnError as error:
-        sys.stderr.write(f"demo_points_service: {error}\n")
-        return _exit_code(error)
+    return Process("demo_points_service", requests_seconds=_REQUESTS_SECONDS).run(_serve)
 
 
-def _serve() -> int:
+def _serve(process: Process) -> int:
     settings = Settings.from_environment(os.environ)
     logs.configure(settings.log_format)
-    folder = os.environ.get(FOLDER, "")
-    events = Events("points", Path(folder) / "points-events.jsonl" if folder else None)
-    faults = Faults.from_environment(os.environ, events)
+    events = Events.from_environment("points", os.environ)
+    faults = PointsFaults.from_environment(os.environ, events)
     faults.wait_while_stopped()
-    logging.getLogger("rmq_txn.consumer").addHandler(Ear(events))
     database = Database.mysql(
         settings.database_url, pool_size=settings.threads + settings.http_threads + _HEALTH_CONNECTIONS
     )
-    consumer = ObservedConsumer(
+    consumer = WatchedConsumer(
+        name_server=settings.name_server,
         events=events,
         faults=faults,
         group="points-service",
-        broker=ObservedTransport(RocketMQ(settings.name_server), events, faults),
         database=database,
         threads=settings.threads,
         max_attempts=settings.max_attempts,
@@ -85,70 +51,14 @@ def _serve() -> int:
     )
     register_handlers(consumer)
     try:
-        schema.apply(database)
-        _make_tables(database)
+        process.make_tables(database)
         points = Points(database)
-        page = create_router(events, faults, points, consumer, is_stopping=lambda: server.should_exit)
+        page = create_router(events, faults, points, consumer, is_stopping=process.is_stopping)
         app = create_app(consumer, points, settings, page=page)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-                lifespan="on",
-                timeout_graceful_shutdown=_REQUESTS_SECONDS,
-                **server_settings(settings.receive_seconds),
-            )
-        )
-        exit_code = _run(server)
-        error: RmqTxnError | None = getattr(app.state, "start_error", None)
-        if error is not None:
-            raise error
-        return exit_code
+        return process.serve(app, settings)
     finally:
         consumer.close()  # nothing to do unless a signal came while it was starting
         database.close()
-
-
-def _run(server: uvicorn.Server) -> int:
-    try:
-        server.run()
-    except SystemExit as end:
-        # Of `_exit`, or of uvicorn when it can't start, with a code that differs by version.
-        return EXIT_OK if end.code == EXIT_OK else EXIT_FAILED
-    return EXIT_OK if server.started else EXIT_FAILED
-
-
-def _make_tables(database: Database) -> None:
-    script = resources.files("demo_points_service").joinpath("schema.sql").read_text(encoding="utf-8")
-    schema.run_script(database, script)
-
-
-def _exit(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(EXIT_OK)
-
-
-def _exit_code(error: RmqTxnError) -> int:
-    if isinstance(error, SettingsError):
-        return EXIT_SETTINGS
-    if isinstance(error, NativeLibraryError):
-        return EXIT_NOT_USABLE
-    if isinstance(error, (BrokerUnavailableError, DatabaseUnavailableError)):
-        return EXIT_UNAVAILABLE
-    return EXIT_FAILED
-
-
-def end(exit_code: int) -> NoReturn:
-    """
-    End now: all that must end well has ended.
-
-    Python would wait for every thread, also for one that waits for a broker that does not answer.
-    """
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Path, Query
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
+from demo_chassis import answers
+from demo_chassis.answers import Answer, Problem
 from demo_points_service.awards import IDENTIFIER, MAX_LISTED
-
-RETRY_AFTER_SECONDS: Final = 1
 
 ERRORS: Final[dict[int, dict[str, str]]] = {
     404: {"http_404": "There is no such route."},
@@ -28,10 +27,6 @@ ERRORS: Final[dict[int, dict[str, str]]] = {
 """Each code, under its status, and what it means to a client."""
 CODES: Final = tuple(code for codes in ERRORS.values() for code in codes)
 
-_EVERYWHERE: Final = ("too_slow", "body_too_large", "internal")
-READ: Final = ("database_unavailable", "overloaded")
-"""What every route that reads the database may answer."""
-
 Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER, min_length=1, max_length=64)]
 TxnId = Annotated[
     str, StringConstraints(pattern="^[0-9a-f]{32}$"), Field(examples=["019f3c8a5e0b" + "4d" * 10])
@@ -40,24 +35,20 @@ PathUser = Annotated[str, Path(pattern=IDENTIFIER, max_length=64, examples=["ali
 Limit = Annotated[int, Query(ge=1, le=MAX_LISTED, description="How many, the newest.", examples=[10])]
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class PointsAnswer(_Answer):
+class PointsAnswer(Answer):
     """The points of one user."""
 
     user: Identifier = Field(examples=["alice"])
     points: int = Field(description="0 for a user who never paid.", examples=[25])
 
 
-class AllPointsAnswer(_Answer):
+class AllPointsAnswer(Answer):
     """The points, by user."""
 
     points: list[PointsAnswer] = Field(max_length=MAX_LISTED)
 
 
-class EntryAnswer(_Answer):
+class EntryAnswer(Answer):
     """One line of the ledger: a transfer and what it earned."""
 
     transfer_id: str = Field(examples=["t-1"])
@@ -66,14 +57,14 @@ class EntryAnswer(_Answer):
     created_at: datetime = Field(examples=["2026-11-25T09:30:00.123000Z"])
 
 
-class EntriesAnswer(_Answer):
+class EntriesAnswer(Answer):
     """The ledger of one user, newest first."""
 
     user: Identifier = Field(examples=["alice"])
     entries: list[EntryAnswer] = Field(max_length=MAX_LISTED)
 
 
-class HealthAnswer(_Answer):
+class HealthAnswer(Answer):
     """Whether a transfer would earn its points now."""
 
     status: Literal["ok", "unavailable"]
@@ -86,14 +77,7 @@ class HealthAnswer(_Answer):
     database: str = Field(description="`ok`, or why not.", examples=["ok"])
 
 
-class Problem(_Answer):
-    """What is wrong with one field."""
-
-    field: str = Field(examples=["body.amount"])
-    problem: str = Field(examples=["Input should be greater than 0"])
-
-
-class ErrorDetail(_Answer):
+class ErrorDetail(Answer):
     """What happened."""
 
     code: str = Field(json_schema_extra={"enum": [*CODES]})
@@ -101,27 +85,12 @@ class ErrorDetail(_Answer):
     problems: list[Problem] | None = Field(default=None, description="With `bad_input`.")
 
 
-class ErrorAnswer(_Answer):
+class ErrorAnswer(Answer):
     """Every answer that is no success, but that of /health."""
 
     error: ErrorDetail
 
 
-def error_answer(status: int, code: str, message: str, **more: Any) -> JSONResponse:
-    """Make the answer for an error; `more` are fields of `ErrorDetail`."""
-    answer = ErrorAnswer(error=ErrorDetail(code=code, message=message, **more))
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return JSONResponse(answer.model_dump(exclude_none=True), status, headers)
-
-
 def documented(*codes: str) -> dict[int | str, dict[str, Any]]:
     """Return the `responses=` of a route that may answer these error codes, beside those of every route."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for status, meanings in ERRORS.items():
-        lines = [f"`{code}`: {text}" for code, text in meanings.items() if code in (*codes, *_EVERYWHERE)]
-        if lines:
-            found[status] = {"model": ErrorAnswer, "description": "\n\n".join(lines)}
-            if status == 503:
-                retry = {"description": "Seconds.", "schema": {"type": "integer"}}
-                found[status]["headers"] = {"Retry-After": retry}
-    return found
+    return answers.documented(ERRORS, ErrorAnswer, *codes)

@@ -1,89 +1,34 @@
-"""Settings of the points service, read from environment variables."""
+"""Settings of the points service."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
+from typing import ClassVar
 
-from rmq_txn.errors import SettingsError
-
-PREFIX = "POINTS_SERVICE_"
+from demo_chassis.settings import ServiceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(ServiceSettings):
     """
-    How to run one process of the service.
-
-    Each field is the environment variable of its name in capitals after POINTS_SERVICE_.
+    See ServiceSettings.
 
     Attributes:
-        database_url: mysql://user:password@host:port/database.
-        name_server: host:port of RocketMQ's name server, several separated by ";".
-        host: address to listen on.
-        port: port to listen on.
         threads: messages handled at once, 1 to 200; each holds a database connection.
         http_threads: requests handled at once, 1 to 200; each may hold a database connection.
         max_attempts: failures of its handler after which a message is parked, 1 to 16.
-        max_requests: handled or waited for at once, 1 to 1000; the next one is answered 503.
-        max_body_bytes: of one request, 1024 to 1048576.
-        receive_seconds: in which headers, and then the body, must have arrived, 1 to 60.
-        log_format: "console" for people, "json" for machines.
     """
 
-    database_url: str = field(repr=False)
-    name_server: str = "127.0.0.1:9876"
-    host: str = "127.0.0.1"
+    prefix: ClassVar[str] = "POINTS_SERVICE_"
+    limits: ClassVar[Mapping[str, tuple[int, int]]] = {
+        **ServiceSettings.limits,
+        "threads": (1, 200),
+        "http_threads": (1, 200),
+        "max_attempts": (1, 16),
+    }
+
     port: int = 8002
     threads: int = 4
     http_threads: int = 8
     max_attempts: int = 8
-    max_requests: int = 100
-    max_body_bytes: int = 16_384
-    receive_seconds: int = 10
-    log_format: str = "console"
-
-    def __post_init__(self) -> None:
-        """Refuse what can't work."""
-        for name, least, most in (
-            ("port", 1, 65535),
-            ("threads", 1, 200),
-            ("http_threads", 1, 200),
-            ("max_attempts", 1, 16),
-            ("max_requests", 1, 1000),
-            ("max_body_bytes", 1024, 1024 * 1024),
-            ("receive_seconds", 1, 60),
-        ):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise SettingsError(f"{PREFIX}{name.upper()} is {value}, allowed is {least} to {most}")
-        if self.log_format not in ("console", "json"):
-            raise SettingsError(f"{PREFIX}LOG_FORMAT is {self.log_format!r}, allowed is console or json")
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """
-        Read the settings.
-
-        Raises:
-            SettingsError: a variable is missing, unknown or has no usable value.
-        """
-        known = {PREFIX + item.name.upper(): item for item in fields(cls)}
-        unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
-        if unknown:
-            raise SettingsError(f"no such settings: {', '.join(unknown)}; there are {', '.join(known)}")
-        values: dict[str, object] = {}
-        for name, item in known.items():
-            text = environment.get(name)
-            if text is not None:
-                values[item.name] = _integer(name, text) if item.type == "int" else text
-            elif item.default is MISSING:
-                raise SettingsError(f"{name} is not set, it must be")
-        return cls(**values)  # type: ignore[arg-type]
-
-
-def _integer(name: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise SettingsError(f"{name} is {text!r}, allowed is a whole number")
-    return int(text)

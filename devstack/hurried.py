@@ -20,7 +20,7 @@ TIMES = OutboxTimes(
 )
 
 if __name__ == "__main__":
-    service.ObservedProducer = partial(  # type: ignore[assignment, misc]
-        service.ObservedProducer, check_budget_seconds=CHECK_BUDGET_SECONDS, outbox_times=TIMES
+    service.WatchedProducer = partial(  # type: ignore[assignment, misc]
+        service.WatchedProducer, check_budget_seconds=CHECK_BUDGET_SECONDS, outbox_times=TIMES
     )
     service.end(service.main())

@@ -16,6 +16,7 @@ from rmq_txn.transport import (
     Execute,
     ProducerTransport,
     Transport,
+    wrapped,
 )
 from rmq_txn.verdict import Answer, Verdict
 
@@ -26,8 +27,8 @@ def kill_9_myself() -> None:
     threading.Event().wait()
 
 
-class Wrapped:
-    """A transport whose callables pass through hooks. By default it changes nothing."""
+class Wrapped(wrapped.Wrapped):
+    """A transport whose callables pass through functions. By default it changes nothing."""
 
     def __init__(
         self,
@@ -39,52 +40,44 @@ class Wrapped:
         on_send: Callable[[Outbound], object] = lambda _message: None,
         on_send_plain: Callable[[Outbound], object] = lambda _message: None,
     ) -> None:
-        self._inner = inner
-        self._around_execute = around_execute
+        super().__init__(inner, _Functions(around_execute, on_send, on_send_plain))
         self._around_check = around_check
         self._around_deliver = around_deliver
-        self._on_send = on_send
-        self._on_send_plain = on_send_plain
 
     def producer(self, group: str, check: Checker) -> ProducerTransport:
         """See Transport."""
-        return _WrappedProducer(self._inner.producer(group, self._around_check(check)), self)
+        return super().producer(group, self._around_check(check))
 
     def consumer(
         self, group: str, subscriptions: Mapping[str, Sequence[str]], threads: int, deliver: Deliver
     ) -> ConsumerTransport:
         """See Transport."""
-        return self._inner.consumer(group, subscriptions, threads, self._around_deliver(deliver))
+        return super().consumer(group, subscriptions, threads, self._around_deliver(deliver))
 
 
-class _WrappedProducer:
-    def __init__(self, inner: ProducerTransport, hooks: Wrapped) -> None:
-        self._inner = inner
-        self._hooks = hooks
+class _Functions(wrapped.Hooks):
+    def __init__(
+        self,
+        around_execute: Callable[[Execute], Execute],
+        on_send: Callable[[Outbound], object],
+        on_send_plain: Callable[[Outbound], object],
+    ) -> None:
+        self._around_execute = around_execute
+        self._on_send = on_send
+        self._on_send_plain = on_send_plain
 
-    def start(self, topics: Sequence[str] = ()) -> None:
-        self._inner.start(topics)
+    def send_half(self, group: str, message: Outbound, send: Callable[[Outbound], None]) -> None:
+        self._on_send(message)
+        send(message)
 
-    def send_half(self, message: Outbound, execute: Execute) -> None:
-        self._hooks._on_send(message)
-        self._inner.send_half(message, self._hooks._around_execute(execute))
+    def execute(self, group: str, message: Outbound, message_id: str, execute: Execute) -> Verdict:
+        return self._around_execute(execute)(message_id)
 
-    def send_plain(self, message: Outbound, message_id: str) -> None:
-        self._hooks._on_send_plain(message)
-        self._inner.send_plain(message, message_id)
-
-    def is_registered(self, topic: str) -> bool:
-        return self._inner.is_registered(topic)
-
-    @property
-    def instance(self) -> str:
-        return self._inner.instance
-
-    def registered_clients(self, topic: str) -> Mapping[str, frozenset[str]]:
-        return self._inner.registered_clients(topic)
-
-    def close(self, timeout_seconds: float) -> None:
-        self._inner.close(timeout_seconds)
+    def send_plain(
+        self, group: str, message: Outbound, message_id: str, send: Callable[[Outbound, str], None]
+    ) -> None:
+        self._on_send_plain(message)
+        send(message, message_id)
 
 
 class DeliverTwice:

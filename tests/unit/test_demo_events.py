@@ -7,24 +7,18 @@ from pathlib import Path
 
 import pytest
 
-import demo_account_service.events
-import demo_account_service.faults
-import demo_points_service.events
-import demo_points_service.faults
+from demo_chassis.events import Events
+from demo_chassis.faults import AccountFaults, BrokenHandlerError, Faults, PointsFaults
 from rmq_txn import Delivery
 from rmq_txn.errors import SettingsError
 
-BOTH = [demo_account_service.events, demo_points_service.events]
-both = pytest.mark.parametrize("module", BOTH, ids=["account", "points"])
 
-
-@both
-def test_events_survive_and_ids_go_on(module: object, tmp_path: Path) -> None:
+def test_events_survive_and_ids_go_on(tmp_path: Path) -> None:
     """A process that was killed left its events; the next one counts on from there."""
     path = tmp_path / "deep" / "events.jsonl"
-    first = module.Events("account", path)  # type: ignore[attr-defined]
+    first = Events("account", path)
     first.tell("half_stored", "x1", "t-1", message_id="m")
-    second = module.Events("account", path)  # type: ignore[attr-defined]
+    second = Events("account", path)
     second.tell("committed", "x1")
     assert [(event["id"], event["step"]) for event in second.after(0)] == [
         (1, "half_stored"),
@@ -39,38 +33,35 @@ def test_events_survive_and_ids_go_on(module: object, tmp_path: Path) -> None:
     )
 
 
-@both
-def test_the_file_stays_small(module: object, tmp_path: Path) -> None:
+def test_the_file_stays_small(tmp_path: Path) -> None:
     """The newest are kept, in memory and on disk, with their ids."""
     path = tmp_path / "events.jsonl"
-    events = module.Events("account", path, kept=5)  # type: ignore[attr-defined]
+    events = Events("account", path, kept=5)
     for _ in range(23):
         events.tell("step")
     assert len(path.read_bytes().splitlines()) <= 10
-    assert module.Events("account", path, kept=5).after(0)[-1]["id"] == 23  # type: ignore[attr-defined]
+    assert Events("account", path, kept=5).after(0)[-1]["id"] == 23
 
 
-@both
-def test_a_line_cut_short_is_left_out(module: object, tmp_path: Path) -> None:
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     """After a power cut the service starts, and the next event is a line of its own."""
     path = tmp_path / "events.jsonl"
-    module.Events("account", path).tell("whole")  # type: ignore[attr-defined]
+    Events("account", path).tell("whole")
     with path.open("ab") as file:
         file.write(b'{"id": 2, "ste')
-    events = module.Events("account", path)  # type: ignore[attr-defined]
+    events = Events("account", path)
     events.tell("next")
     assert [json.loads(line)["step"] for line in path.read_bytes().splitlines()] == ["whole", "next"]
 
 
-@both
-def test_a_reader_of_another_life_gets_everything(module: object) -> None:
+def test_a_reader_of_another_life_gets_everything() -> None:
     """Its place lies behind the newest event: the file was removed meanwhile."""
-    events = module.Events("account", None)  # type: ignore[attr-defined]
+    events = Events("account", None)
     events.tell("only")
     assert [event["step"] for event in events.after(99)] == ["only"]
 
 
-@pytest.mark.parametrize("module", [demo_account_service.faults, demo_points_service.faults])
+@pytest.mark.parametrize("faults", [AccountFaults, PointsFaults])
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
@@ -82,37 +73,37 @@ def test_a_reader_of_another_life_gets_everything(module: object) -> None:
     ],
 )
 def test_a_switch_that_makes_no_sense_is_refused(
-    module: object, environment: dict[str, str], words: str
+    faults: type[Faults], environment: dict[str, str], words: str
 ) -> None:
     """A service with faults that forgets them would kill itself again and again."""
-    events = demo_account_service.events.Events("account", None)
+    events = Events("account", None)
     with pytest.raises(SettingsError, match=words):
-        module.Faults.from_environment(environment, events)  # type: ignore[attr-defined]
-    assert not module.Faults.from_environment({}, events).enabled  # type: ignore[attr-defined]
+        faults.from_environment(environment, events)
+    assert not faults.from_environment({}, events).enabled
 
 
 @pytest.mark.parametrize(
-    ("module", "point"),
+    ("faults", "point"),
     [
-        (demo_account_service.faults, "after_half_message"),
-        (demo_account_service.faults, "after_commit"),
-        (demo_points_service.faults, "after_commit_before_ack"),
+        (AccountFaults, "after_half_message"),
+        (AccountFaults, "after_commit"),
+        (PointsFaults, "after_commit_before_ack"),
     ],
 )
-def test_a_crash_point_needs_no_page(module: object, point: str) -> None:
+def test_a_crash_point_needs_no_page(faults: type[Faults], point: str) -> None:
     """It is armed from the start, and nothing else can be armed."""
-    events = demo_account_service.events.Events("account", None)
-    faults = module.Faults.from_environment({"DEMO_CRASH": f"{point}:t-1"}, events)  # type: ignore[attr-defined]
-    assert not faults.enabled
-    assert set(faults._armed) == {"t-1"}
+    events = Events("account", None)
+    made = faults.from_environment({"DEMO_CRASH": f"{point}:t-1"}, events)
+    assert not made.enabled
+    assert set(made._armed) == {"t-1"}
 
 
 def test_a_fault_strikes_once_however_often_it_is_armed(tmp_path: Path) -> None:
     """Also in the next process, which reads the file."""
-    events = demo_account_service.events.Events("account", None)
+    events = Events("account", None)
 
-    def faults() -> demo_account_service.faults.Faults:
-        return demo_account_service.faults.Faults(tmp_path / "faults.json", events)
+    def faults() -> AccountFaults:
+        return AccountFaults(tmp_path / "faults.json", events)
 
     for _ in range(2):
         faults().arm("slow_check_back", "t-1")
@@ -124,11 +115,10 @@ def test_a_fault_strikes_once_however_often_it_is_armed(tmp_path: Path) -> None:
 
 def test_a_handler_fails_as_often_as_it_was_told(tmp_path: Path) -> None:
     """Counted across processes; poison ends only with `mend`, which names the message once it failed."""
-    module = demo_points_service.faults
-    events = demo_points_service.events.Events("points", None)
+    events = Events("points", None)
 
-    def faults() -> module.Faults:  # type: ignore[name-defined]
-        return module.Faults(tmp_path / "faults.json", events)
+    def faults() -> PointsFaults:
+        return PointsFaults(tmp_path / "faults.json", events)
 
     def delivery(key: str) -> Delivery:
         return Delivery(topic="transfer", body=b"{}", message_id="M", key=key)
@@ -136,13 +126,13 @@ def test_a_handler_fails_as_often_as_it_was_told(tmp_path: Path) -> None:
     faults().arm("fail", "t-1", times=2)
     faults().arm("poison", "t-2")
     for _ in range(2):
-        with pytest.raises(module.BrokenHandlerError):
+        with pytest.raises(BrokenHandlerError):
             faults().fail_if_armed(delivery("t-1"))
     faults().fail_if_armed(delivery("t-1"))
     faults().fail_if_armed(delivery("t-3"))
     assert faults().mend("t-3") is None
     for _ in range(5):
-        with pytest.raises(module.BrokenHandlerError):
+        with pytest.raises(BrokenHandlerError):
             faults().fail_if_armed(delivery("t-2"))
     assert faults().mend("t-2") == ("", "transfer/M")
     faults().fail_if_armed(delivery("t-2"))

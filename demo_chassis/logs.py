@@ -9,10 +9,10 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from demo_account_service.limits import HEALTH
+from demo_chassis.limits import HEALTH
 from rmq_txn.logs import unpack_fields
 
-log = structlog.get_logger("account_service.requests")
+log = structlog.get_logger("demo.requests")
 
 _MAX_PATH: Final = 200
 
@@ -54,6 +54,7 @@ def configure(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # what it asks for the page has a line already
 
 
 class RequestLog:

@@ -1,8 +1,4 @@
-"""
-Whether a transfer would earn its points now: asked of broker and database, when somebody asks this service.
-
-The account service has a file much like this one; the services share no code.
-"""
+"""Whether a service would do its work now: asked of broker and database, when somebody asks the service."""
 
 from __future__ import annotations
 
@@ -10,16 +6,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, Generic, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 import structlog
 
-from demo_points_service.awards import Points
-from demo_points_service.models import HealthAnswer
-from rmq_txn import IdempotentConsumer
+from rmq_txn import IdempotentConsumer, TransactionProducer
 from rmq_txn.errors import BrokerUnavailableError, DatabaseUnavailableError, LifecycleError
 
-log = structlog.get_logger("points_service.health")
+log = structlog.get_logger("demo.health")
 T = TypeVar("T")
 
 OK: Final = "ok"
@@ -65,48 +60,95 @@ class Question(Generic[T]):
             asked.set_exception(error)
 
 
-class Health:
-    """What GET /health says. For one event loop."""
+class Domain(Protocol):
+    """What the service is about, over its database."""
 
-    def __init__(self, consumer: IdempotentConsumer, points: Points) -> None:
-        self._consumer = consumer
-        self._points = points
+    def ping(self) -> None:
+        """Return if the database answers; else raise DatabaseUnavailableError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How things stand; "ok", or why not."""
+
+    state: str
+    registered: str
+    broker: str
+    database: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> Literal["ok", "degraded", "unavailable"]:
+        """
+        "ok", "degraded" or "unavailable".
+
+        Problems do not make it unavailable: all processes of a database have the same, so that a load
+        balancer would switch all of them off, while the work is done.
+        """
+        if self.state != "running" or not self.broker == self.registered == self.database == OK:
+            return "unavailable"
+        return "degraded" if self.problems else "ok"
+
+
+class Health:
+    """
+    What GET /health says. For one event loop.
+
+    Args:
+        helper: the producer or consumer that does the service's work.
+        domain: it asks the database.
+        unknown: what follows for the service when a broker does not know `helper`.
+        problems: what somebody has to look at; it needs no server, and raises LifecycleError.
+    """
+
+    def __init__(
+        self,
+        helper: TransactionProducer | IdempotentConsumer,
+        domain: Domain,
+        *,
+        unknown: str,
+        problems: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        self._helper = helper
+        self._domain = domain
+        self._unknown = unknown
+        self._problems = problems
         self._broker = Question(self._ask_broker, (_SILENT, "unknown"))
         self._database = Question(self._ask_database, _SILENT)
-        self._said: HealthAnswer | None = None
+        self._said: Seen | None = None
 
-    async def look(self) -> HealthAnswer:
+    async def look(self) -> Seen:
         """Ask broker and database at once; takes ANSWER_SECONDS at most."""
         (broker, registered), database = await asyncio.gather(self._broker.answer(), self._database.answer())
-        state = self._consumer.state.value
-        healthy = state == "running" and broker == registered == database == OK
-        answer = HealthAnswer(
-            status="ok" if healthy else "unavailable",
-            consumer=state,
-            registered=registered,
-            broker=broker,
-            database=database,
-        )
-        if answer != self._said:
-            self._said = answer
-            (log.info if healthy else log.warning)("health changed", **answer.model_dump())
-        return answer
+        state = self._helper.state.value
+        seen = Seen(state, registered, broker, database, await asyncio.to_thread(self._ask_problems))
+        if seen != self._said:
+            self._said = seen
+            say = log.info if seen.status == OK else log.warning
+            say("health changed", status=seen.status, **asdict(seen))
+        return seen
 
     def _ask_broker(self) -> tuple[str, str]:
-        """Ask every broker of the topic; return how they are, and whether they know this consumer."""
+        """Ask every broker of the topics; return how they are, and whether they know the helper."""
         try:
-            known = self._consumer.is_registered()
+            known = self._helper.is_registered()
         except BrokerUnavailableError as error:
             log.info("the brokers can't be asked", cause=str(error))
             return _AWAY, "unknown"
         except LifecycleError:  # not running, which the state says
             return "not asked", "unknown"
-        return OK, OK if known else "a broker does not know this consumer yet, it would not deliver to it"
+        return OK, OK if known else self._unknown
 
     def _ask_database(self) -> str:
         try:
-            self._points.ping()
+            self._domain.ping()
         except DatabaseUnavailableError as error:
             log.info("the database can't be reached", cause=str(error))
             return _AWAY
         return OK
+
+    def _ask_problems(self) -> tuple[str, ...]:
+        try:
+            return self._problems()
+        except LifecycleError:  # not running, which the state says
+            return ()

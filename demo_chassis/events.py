@@ -1,8 +1,7 @@
 """
 What happened to each transaction in this service, step by step, for the demo page.
 
-The file is what survives `kill -9`: one line an event, one write a line. The points service has a
-file like this one; the services share no code.
+The file is what survives `kill -9`: one line an event, one write a line.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 Event = dict[str, Any]
+
+FOLDER: Final = "DEMO_FOLDER"
 
 _KEPT = 1000
 _LOOK_SECONDS = 0.1
@@ -41,6 +42,12 @@ class Events:
         self._lock = threading.Lock()
         self._events = _read(path)[-kept:] if path else []
         self._compact()
+
+    @classmethod
+    def from_environment(cls, service: str, environment: Mapping[str, str]) -> Events:
+        """Keep them in DEMO_FOLDER, if it is set."""
+        folder = environment.get(FOLDER, "")
+        return cls(service, Path(folder) / f"{service}-events.jsonl" if folder else None)
 
     def tell(self, step: str, txn_id: str = "", transfer_id: str = "", **detail: object) -> None:
         """Add one event; when this returns it survives the end of the process."""
@@ -71,6 +78,11 @@ class Events:
         with self._lock:
             begin = 0 if seen > self.newest else seen
             return [event for event in self._events if event["id"] > begin]
+
+    def count(self, step: str, txn_id: str) -> int:
+        """Return how many of the kept events are this step of a transaction."""
+        with self._lock:
+            return sum((event["step"], event["txn_id"]) == (step, txn_id) for event in self._events)
 
     def _compact(self) -> None:
         """Write the file anew with what is kept; a reader of the old one sees it whole."""

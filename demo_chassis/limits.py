@@ -1,8 +1,4 @@
-"""
-What one client may cost this service: bytes, time, and requests at once.
-
-The account service has a file like this one; the services share no code.
-"""
+"""What one client may cost a service: bytes, time, and requests at once."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from demo_points_service.models import error_answer
+from demo_chassis.answers import error_answer
 
-log = structlog.get_logger("points_service.limits")
+log = structlog.get_logger("demo.limits")
 
 HEALTH: Final = "/health"
 HEADER_BYTES: Final = 16 * 1024

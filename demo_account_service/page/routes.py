@@ -10,13 +10,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from demo_account_service.events import Event, Events, stream
-from demo_account_service.faults import Faults
-from demo_account_service.models import error_answer
-from demo_account_service.neighbour import Neighbour
+from demo_account_service.page.neighbour import Neighbour
 from demo_account_service.transfers import IDENTIFIER, MAX_AMOUNT, Transfers
+from demo_chassis.answers import error_answer
+from demo_chassis.events import Event, Events, stream
+from demo_chassis.faults import AccountFaults
 
-_FOLDER = Path(__file__).with_name("page")
+_FOLDER = Path(__file__).parent
 _TYPES = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
@@ -44,7 +44,7 @@ class FaultRequest(BaseModel):
 
 def create_router(
     events: Events,
-    faults: Faults,
+    faults: AccountFaults,
     transfers: Transfers,
     neighbour: Neighbour | None,
     *,

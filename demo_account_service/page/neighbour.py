@@ -14,11 +14,11 @@ from typing import Final
 import httpx
 import structlog
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 
-from demo_account_service.events import Event
+from demo_chassis.answers import error_answer
+from demo_chassis.events import Event
 
-log = structlog.get_logger("account_service.neighbour")
+log = structlog.get_logger("demo.neighbour")
 
 _KEPT = 1000
 _PAUSE_SECONDS = 0.5
@@ -65,7 +65,7 @@ class Neighbour:
     async def pass_on(self, request: Request, path: str) -> Response:
         """Answer a request of the page with what the points service answers."""
         if (request.method, path) not in ALLOWED:
-            return _error(404, "http_404", "the page has no business there")
+            return error_answer(404, "http_404", "the page has no business there")
         try:
             answer = await self._client.request(
                 request.method,
@@ -74,7 +74,9 @@ class Neighbour:
                 headers={"Content-Type": request.headers.get("content-type", "application/json")},
             )
         except httpx.HTTPError:
-            return _error(503, "points_service_unavailable", "the points service does not answer; repeat it")
+            return error_answer(
+                503, "points_service_unavailable", "the points service does not answer; repeat it"
+            )
         return Response(answer.content, answer.status_code, media_type="application/json")
 
     async def _follow(self) -> None:
@@ -98,7 +100,3 @@ class Neighbour:
                         self._events.clear()  # its file was removed: another life begins at 1
                     newest = event["id"]
                     self._events.append(event)
-
-
-def _error(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message}}, status)

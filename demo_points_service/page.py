@@ -10,10 +10,10 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from demo_chassis.answers import error_answer
+from demo_chassis.events import Event, Events, stream
+from demo_chassis.faults import MAX_STOP_SECONDS, PointsFaults
 from demo_points_service.awards import IDENTIFIER, Points
-from demo_points_service.events import Event, Events, stream
-from demo_points_service.faults import MAX_STOP_SECONDS, Faults
-from demo_points_service.models import error_answer
 from rmq_txn import IdempotentConsumer
 
 Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER)]
@@ -51,7 +51,7 @@ class MendRequest(BaseModel):
 
 def create_router(
     events: Events,
-    faults: Faults,
+    faults: PointsFaults,
     points: Points,
     consumer: IdempotentConsumer,
     *,

@@ -1,5 +1,5 @@
 """
-Tells the demo page what happens to a transaction and its message, from outside: no line of rmq_txn knows of it.
+Tells the demo page what happens to a transaction and its message: no line of rmq_txn knows of it.
 
 Hooks around the transport, and around the handlers and the block that a service gives to rmq_txn.
 Between their steps the demo's faults strike.

@@ -74,9 +74,8 @@ class Neighbour:
                 headers={"Content-Type": request.headers.get("content-type", "application/json")},
             )
         except httpx.HTTPError:
-            return error_answer(
-                503, "points_service_unavailable", "the points service does not answer; repeat it"
-            )
+            text = "the points service does not answer; repeat it"
+            return error_answer(503, "points_service_unavailable", text)
         return Response(answer.content, answer.status_code, media_type="application/json")
 
     async def _follow(self) -> None:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import threading
-from typing import Any
 
 import pytest
 
-
-@pytest.fixture(params=["account", "points"])
-def health(request: pytest.FixtureRequest) -> Any:
-    return importlib.import_module(f"demo_{request.param}_service.health")
+from demo_chassis import health
 
 
-def test_a_thread_that_could_not_start_is_tried_again(health: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_could_not_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short lack of threads must not turn into a service that is red for ever."""
     start, refused = threading.Thread.start, [RuntimeError("can't start new thread")]
 
@@ -35,7 +30,7 @@ def test_a_thread_that_could_not_start_is_tried_again(health: Any, monkeypatch: 
 
 
 def test_a_question_without_an_answer_is_asked_once_and_told_as_silence(
-    health: Any, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many want to know; the answer that comes at last is used by the next."""
     answered, asked = threading.Event(), []

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 ELLIPSIS = "…"
 
-_IDS = r"\b(?:[0-9a-f]{32}|[0-9A-F]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b"
+_IDS = r"\b(?:[0-9a-f]{32}|[0-9a-f]{16}|[0-9A-F]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b"
 _OTHERS = {
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
     r"seconds=[\d.]+": r"seconds=[\d.e-]+",

@@ -101,10 +101,8 @@ def test_a_record_is_one_line_whatever_is_in_its_fields(text: io.StringIO, line_
 def test_a_terminal_is_shown_control_characters_and_does_not_obey_them(text: io.StringIO) -> None:
     """Nor marks that turn the direction of text; other languages stay as they are."""
     get_logger("test").warning("handled", key="转账\x1b]0;owned\x07\u202e\x9b2J\udcff é")
-    assert (
-        text.getvalue()
-        == 'WARNING rmq_txn.test handled key="转账\\\\x1b]0;owned\\\\x07\\\\u202e\\\\x9b2J\\\\udcff é"\n'
-    )
+    said = text.getvalue().replace("\\\\", "\\")  # newer versions of structlog write a backslash twice
+    assert said == 'WARNING rmq_txn.test handled key="转账\\x1b]0;owned\\x07\\u202e\\x9b2J\\udcff é"\n'
 
 
 def test_a_traceback_on_stderr_is_shown_line_by_line() -> None:

@@ -80,7 +80,9 @@ def test_who_shares_a_group_with_another_service_leaves_its_copies_to_the_relay(
         assert ours.health().foreign_checks > 0
         # The last one may have come after the disturbance; the one before it came before.
         until(lambda: committed[-2] in [message.body for message in published_again], "the relay has it", 40)
-    assert {verdict for _check, verdict in asked.seen} == {Verdict.UNKNOWN}
+        verdicts = {verdict for _check, verdict in asked.seen}
+        assert Verdict.UNKNOWN in verdicts
+        assert verdicts <= {Verdict.UNKNOWN, Verdict.COMMIT}  # a busy broker asks about one of ours, too
 
 
 def test_after_a_silently_cut_line_the_lock_is_gone_and_the_outcome_is_told(

@@ -1,14 +1,16 @@
 // The demo page: it hears both services in one stream, draws, and sends what the buttons say.
 
-import { buttons, checks } from "/page/texts.js";
+import { buttons, checks, states } from "/page/texts.js";
 import * as parts from "/page/parts.js";
+import { drawScene, drawWaiting, markAway, sceneOf } from "/page/scene.js";
 
 const { element, say, word } = parts;
 const $ = (id) => document.getElementById(id);
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-const CARDS = 12;
-const STEP_MILLISECONDS = 500; // slow enough to be seen; real steps take a few
+const STEP_MILLISECONDS = 1200; // each caption can be read; real steps take a few milliseconds
+const OLD_MILLISECONDS = 20000; // steps before the page was opened are shown at once
+const LOOK_MILLISECONDS = 400; // a service that dies is marked within half a second
 const PATIENCE_MILLISECONDS = 30000;
 
 const transactions = new Map(); // txn_id → events in the order of their time
@@ -18,9 +20,10 @@ let settings = { faults: false, points: false, max_amount: 1e12 };
 let books = { account: null, points: null };
 let users = [];
 let followed = null; // the transaction in the picture
-let queue = []; // its steps that are still to be shown
-let current = null; // the step shown now
-let passed = new Map(); // row of the picture → whether its last step went well
+let shown = new Set(); // its events that the picture has shown
+let current = null; // the newest of them
+let paused = false;
+let speed = 1;
 const busy = new Set();
 
 // Requests: an answer is {status, body}; status 0 means that there was none.
@@ -54,6 +57,7 @@ function listen(after) {
   source.onerror = () => {
     // Closed and opened anew: a browser gives up on its own after some kinds of answers.
     source.close();
+    markAway("account_service", true);
     refreshBooks();
     setTimeout(() => listen(last), 500);
   };
@@ -75,10 +79,7 @@ function hear(event) {
   events.push(event);
   events.sort(byTime); // two services, two clocks' worth of delay
   transactions.set(event.txn_id, events);
-  // The newest, whichever service is heard first; what has no transfer is not ours.
-  const since = transactions.get(followed)?.[0].time ?? "";
-  if (isNew && event.transfer_id && event.time > since) follow(event.txn_id);
-  if (event.txn_id === followed) queue = [...queue, event].sort(byTime);
+  if (isNew && event.transfer_id && isToFollow(event)) follow(event.txn_id);
   changed.add(event.txn_id);
   scheduleDraw();
 }
@@ -96,36 +97,87 @@ function scheduleDraw() {
 }
 
 // The picture.
-function follow(txnId) {
-  followed = txnId;
-  queue = [];
-  current = null;
-  passed = new Map();
+const isOurs = (txnId) => (transactions.get(txnId) ?? []).some((event) => sent[event.transfer_id]);
+
+// What this tab sent; what others sent only while it shows nothing of its own, and is not paused.
+function isToFollow(event) {
+  if (event.time < (transactions.get(followed)?.[0].time ?? "")) return false;
+  return sent[event.transfer_id] !== undefined || !(paused || isOurs(followed));
 }
 
-function showNext() {
-  const event = queue.shift();
-  if (event !== undefined) {
-    if (current !== null && parts.rowOf(current)) passed.set(parts.rowOf(current), parts.wentWell(current));
-    current = event;
-    drawNow();
-  }
-  // Old steps, after a reload, and long queues are shown faster.
-  const isOld = event && Date.now() - Date.parse(event.time) > 20000;
-  setTimeout(showNext, queue.length === 0 ? 60 : isOld ? 5 : queue.length > 12 ? 150 : STEP_MILLISECONDS);
+function follow(txnId) {
+  const before = followed;
+  followed = txnId;
+  shown = new Set();
+  current = null;
+  for (const one of [before, followed]) if (transactions.has(one)) changed.add(one);
 }
+
+const nextStep = () => (transactions.get(followed) ?? []).find((event) => !shown.has(event));
+const shownSteps = () => (transactions.get(followed) ?? []).filter((event) => shown.has(event));
+// The timeline is never ahead of the picture.
+const visible = (txnId, events) => (txnId === followed ? (shown.size > 0 ? shownSteps() : events.slice(0, 1)) : events);
+
+let replaying = false;
+function showStep() {
+  const event = nextStep();
+  if (event === undefined) return;
+  shown.add(event);
+  current = event;
+  changed.add(followed);
+  scheduleDraw();
+  drawNow();
+}
+
+let clock = null;
+function showNext() {
+  clearTimeout(clock);
+  const wait = (milliseconds) => { clock = setTimeout(showNext, milliseconds); };
+  const next = nextStep();
+  if (next === undefined) replaying = false;
+  if (paused || next === undefined) return wait(60);
+  const isOld = !replaying && Date.now() - Date.parse(next.time) > OLD_MILLISECONDS && shown.size < oldSteps();
+  showStep();
+  return wait(isOld ? 5 : STEP_MILLISECONDS * speed);
+}
+
+// How many steps of the transaction were over when this page was opened.
+const openedAt = new Date().toISOString();
+const oldSteps = () => (transactions.get(followed) ?? []).filter((event) => event.time < openedAt).length;
 
 function drawNow() {
-  parts.lightUp(passed, current && parts.rowOf(current));
+  const scene = sceneOf(shownSteps());
+  drawScene(scene, current && parts.rowOf(current));
+  drawWaiting(scene);
+  const [symbol, name] = current ? states[parts.stateOf(shownSteps())] : ["", ["", ""]];
+  $("badge").textContent = current ? `${symbol} ${say(name)}` : "";
+  $("badge").className = `badge ${current ? parts.stateOf(shownSteps()) : ""}`;
+  $("now").textContent = current ? parts.titleOf(current) : word("nothing");
+  $("now").dataset.step = current ? `${current.service}.${current.step}` : "";
+  $("sentence").textContent = current ? parts.sentenceOf(current) : "";
   const transferId = (transactions.get(followed) ?? []).find((event) => event.transfer_id)?.transfer_id;
-  $("followed").textContent = followed ? word("followed", transferId ?? followed) : word("nothing");
-  $("now").textContent = current ? `${parts.titleOf(current)}: ${parts.sentenceOf(current)}` : "";
+  $("followed").textContent = followed ? word("followed", transferId ?? followed) : "";
+  $("step").disabled = nextStep() === undefined;
+  $("replay").disabled = followed === null;
+}
+
+function setPaused(isPaused) {
+  paused = isPaused;
+  $("pause").setAttribute("aria-pressed", String(paused));
+}
+
+function replay() {
+  follow(followed);
+  replaying = true;
+  setPaused(false);
+  drawNow();
+  showNext();
 }
 
 // The timeline.
 function drawTimeline() {
   const holder = $("timeline");
-  const newest = [...transactions.entries()].sort(([, one], [, other]) => byTime(other[0], one[0])).slice(0, CARDS);
+  const newest = [...transactions.entries()].sort(([, one], [, other]) => byTime(other[0], one[0]));
   const present = new Map([...holder.children].map((child) => [child.dataset.txn, child]));
   const wanted = newest.map(([txnId, events], number) => {
     const old = present.get(txnId);
@@ -134,7 +186,7 @@ function drawTimeline() {
       if (old.open !== isOpen) old.open = isOpen;
       return old;
     }
-    const made = parts.card(txnId, events, isOpen, moreButtons(events));
+    const made = parts.card(txnId, visible(txnId, events), isOpen, moreButtons(txnId, events));
     made.querySelector("summary").addEventListener("click", () => opened.set(txnId, !made.open));
     if (old && old.contains(document.activeElement)) queueMicrotask(() => made.querySelector("summary").focus());
     return made;
@@ -142,16 +194,27 @@ function drawTimeline() {
   changed.clear();
   holder.replaceChildren(...wanted);
   $("timeline-empty").hidden = wanted.length > 0;
+  drawMends();
 }
 
-function moreButtons(events) {
+function moreButtons(txnId, events) {
   const transferId = events.find((event) => event.transfer_id)?.transfer_id;
-  const state = parts.stateOf(events);
-  if (state === "parked" && settings.faults && transferId) return [" ", smallButton("mend", () => mend(transferId))];
-  if (["rolled_back", "undone", "orphan"].includes(state) && sent[transferId]) {
-    return [" ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
+  const show = smallButton("show", () => { follow(txnId); replay(); });
+  if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(events)) && sent[transferId]) {
+    return [" ", show, " ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
   }
-  return [];
+  return [" ", show];
+}
+
+// Every parked transfer, however old: it is mended here.
+function drawMends() {
+  const parked = [...transactions].filter(([txnId, events]) => settings.faults && parts.stateOf(visible(txnId, events)) === "parked");
+  $("mends").replaceChildren(...parked.map(([, events]) => {
+    const transferId = events.find((event) => event.transfer_id).transfer_id;
+    const button = smallButton("mend", () => mend(transferId));
+    button.dataset.mend = transferId;
+    return element("li", {}, `‖ ${transferId} `, button);
+  }));
 }
 
 function smallButton(key, action) {
@@ -209,10 +272,23 @@ function drawChecks() {
   const symbols = { holds: "✓", waits: "…", broken: "✗" };
   $("checks").replaceChildren(...found.map(([kind, text, ...values]) =>
     element("li", { class: kind, "data-check": kind }, element("strong", {}, `${symbols[kind]} ${say(checks[kind])}`), ` ${say(checks[text], ...values)}`)));
-  const services = [["account_service", account !== null], ["points_service", settings.points ? points !== null : null]];
-  for (const [name, runs] of services) parts.markAway(name, runs === false);
-  $("services").replaceChildren(...services.map(([name, runs]) =>
-    element("li", { class: runs ? "holds" : "waits", "data-service": name }, `${runs ? "▲" : "▽"} ${word(name)}: ${word(runs === null ? "not_shown" : runs ? "runs" : "away")}`)));
+  const worst = ["broken", "waits", "holds"].find((kind) => found.some(([one]) => one === kind));
+  const [, text, ...values] = found.find(([kind]) => kind === worst);
+  const line = worst === "holds" && points !== null ? word("books_hold", account.transfers, points.entries) : say(checks[text], ...values);
+  $("books-line").dataset.check = worst;
+  $("books-line").className = worst;
+  $("books-line").replaceChildren(element("strong", {}, `${symbols[worst]} ${say(checks[worst])}`), ` ${line}`);
+}
+
+// Each service is asked by itself. Points are reached through the account service: while that one is
+// away nothing new is known of them, and their mark stays what it was.
+async function lookAround() {
+  const [account, points] = await Promise.all([ask("/health"), settings.points ? ask("/points-service/health") : null]);
+  markAway("account_service", account.status === 0);
+  if (points !== null && account.status !== 0 && points.status !== 0) {
+    markAway("points_service", points.body.error?.code === "points_service_unavailable");
+  }
+  setTimeout(lookAround, LOOK_MILLISECONDS);
 }
 
 function drawAccounts(accounts, points) {
@@ -318,15 +394,14 @@ async function mend(transferId) {
 function drawButtons() {
   $("breaking").hidden = !settings.faults;
   $("buttons").replaceChildren(...buttons.filter(([fault]) => settings.points || !AT_POINTS.includes(fault)).map(([fault, label, sentence]) => {
-    const button = element("button", { type: "button", "data-fault": fault, "aria-describedby": `about-${fault}` }, say(label));
+    const button = element("button", { type: "button", "data-fault": fault, title: say(sentence), "aria-description": say(sentence) }, say(label));
     button.addEventListener("click", () => once("breaking", say(label), $("button-answer"), () => breakIt(fault, $("button-answer"))));
-    return element("li", {}, button, element("p", { id: `about-${fault}` }, say(sentence)));
+    return element("li", {}, button);
   }));
 }
 
 function drawAll() {
   parts.drawWords();
-  parts.drawPicture();
   drawButtons();
   for (const txnId of transactions.keys()) changed.add(txnId);
   drawTimeline();
@@ -341,7 +416,14 @@ for (const button of document.querySelectorAll("[data-language]")) {
   });
 }
 $("transfer").addEventListener("submit", submit);
-new ResizeObserver(() => document.documentElement.style.setProperty("--above", `${$("invariant").offsetHeight}px`)).observe($("invariant"));
+$("pause").addEventListener("click", () => setPaused(!paused));
+$("step").addEventListener("click", () => {
+  setPaused(true);
+  showStep();
+});
+$("replay").addEventListener("click", replay);
+$("speed").addEventListener("change", () => { speed = Number($("speed").value); });
+setInterval(() => { drawWaiting(sceneOf(shownSteps())); $("step").disabled = nextStep() === undefined; }, 500);
 drawAll();
 const answer = await askUntilAnswered("/page/settings");
 if (answer.status === 200) settings = answer.body;
@@ -349,4 +431,5 @@ drawButtons();
 await refreshBooks();
 listen("0.0");
 showNext();
+lookAround();
 setInterval(refreshBooks, 3000);

@@ -1,6 +1,6 @@
 // What the page is drawn with. Text reaches the document by textContent only.
 
-import { errors, glossary, rows, states, steps, words } from "/page/texts.js";
+import { errors, glossary, states, steps, words } from "/page/texts.js";
 
 const KEY = "rmq_txn.language";
 let language = localStorage.getItem(KEY) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
@@ -31,8 +31,6 @@ const fill = (text, detail) => text.replace(/\{(\w+)\}/g, (_, name) => detail[na
 export const titleOf = (event) => fill(say(stepOf(event).title), event.detail);
 export const sentenceOf = (event) => fill(say(stepOf(event).sentence), event.detail);
 export const rowOf = (event) => stepOf(event)?.row ?? null;
-const BROKEN = ["local_rolled_back", "half_refused", "not_committed", "killed", "verdict_unknown", "failed", "parked", "ack_withheld", "given_back"];
-export const wentWell = (event) => !BROKEN.includes(event.step);
 export const isKnown = (event) => stepOf(event) !== undefined;
 
 // A transfer that had sent nothing when its process died is told of by nobody: the next start tells.
@@ -105,7 +103,7 @@ function line(event) {
 
 export function drawWords() {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  document.title = `rmq_txn – ${word("title")}`;
+  document.title = word("title");
   for (const item of document.querySelectorAll("[data-text]")) item.textContent = word(item.dataset.text);
   for (const item of document.querySelectorAll("[data-label]")) item.setAttribute("aria-label", word(item.dataset.label));
   for (const item of document.querySelectorAll("[data-language]")) {
@@ -114,71 +112,4 @@ export function drawWords() {
   document.getElementById("words").replaceChildren(
     ...glossary.map(([name, text]) => element("div", {}, element("dt", {}, say(name)), element("dd", {}, say(text)))),
   );
-}
-
-// The picture: three life lines, one row a step.
-const X = { a: 60, b: 180, c: 300 };
-const TOP = 46;
-const ROW = 44;
-
-function shape(name, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-export function drawPicture() {
-  const picture = document.getElementById("picture");
-  picture.replaceChildren();
-  for (const [at, name] of [["a", "account_service"], ["b", "broker"], ["c", "points_service"]]) {
-    picture.append(
-      shape("line", { class: "life", x1: X[at], x2: X[at], y1: 32, y2: TOP + ROW * rows.length }),
-      shape("rect", { class: "head", "data-head": name, x: X[at] - 56, y: 4, width: 112, height: 28, rx: 6 }),
-      shape("text", { class: "head", x: X[at], y: 23, "text-anchor": "middle" }, word(name)),
-      shape("text", { class: "away", "data-away": name, x: X[at], y: 46, "text-anchor": "middle" }),
-    );
-  }
-  rows.forEach(([name, label, path], number) => {
-    const y = TOP + ROW * number + 22;
-    const group = shape("g", { class: `row ${path.length > 1 && name !== "local" ? "" : "inside"}`, "data-row": name });
-    const from = X[path[0]];
-    const to = X[path[1] ?? path[0]];
-    const middle = path.length > 1 ? (from + to) / 2 : { a: 4, c: 356 }[path];
-    const anchor = path.length > 1 ? "middle" : { a: "start", c: "end" }[path];
-    const wide = name === "ask" || name === "answer" ? { x: 4, anchor: "start" } : { x: middle, anchor };
-    group.append(shape("rect", { class: "glow", x: 2, y: y - 20, width: 356, height: 40, rx: 8 }));
-    if (path.length > 1) {
-      const back = to < from;
-      group.append(
-        shape("line", { class: `arrow${name === "ask" || name === "answer" ? " dashed" : ""}`, x1: from, x2: to + (back ? 8 : -8), y1: y + 10, y2: y + 10 }),
-        shape("path", { class: "point", d: back ? `M${to} ${y + 10}l9 -5v10z` : `M${to} ${y + 10}l-9 -5v10z` }),
-      );
-    } else {
-      group.append(shape("rect", { class: "work", x: from - 7, y: y + 2, width: 14, height: 16, rx: 3 }));
-    }
-    group.append(
-      shape("text", { class: "label", x: wide.x, y: y - 3, "text-anchor": wide.anchor }, say(label)),
-      shape("text", { class: "mark", x: path.includes("c") ? 12 : 346, y: y + 15, "text-anchor": "middle" }),
-    );
-    picture.append(group);
-  });
-}
-
-// A service that does not answer: its head is dashed, and says so.
-export function markAway(name, isAway) {
-  document.querySelector(`[data-head=${name}]`).classList.toggle("is-away", isAway);
-  document.querySelector(`[data-away=${name}]`).textContent = isAway ? `✗ ${word("is_away")}` : "";
-}
-
-// `passed`: rows that a transaction has passed, and whether that went well; `now`: the row of its current step.
-export function lightUp(passed, now) {
-  for (const group of document.querySelectorAll("#picture .row")) {
-    const isNow = group.dataset.row === now;
-    group.classList.toggle("now", isNow);
-    const well = passed.get(group.dataset.row);
-    group.classList.toggle("seen", well === true);
-    group.classList.toggle("broke", well === false && !isNow);
-    group.querySelector(".mark").textContent = isNow ? "◀" : { true: "✓", false: "✗" }[well] ?? "";
-  }
 }

@@ -21,6 +21,7 @@ _TYPES = {
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "parts.js": "text/javascript; charset=utf-8",
+    "scene.js": "text/javascript; charset=utf-8",
     "texts.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }

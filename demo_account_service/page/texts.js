@@ -1,7 +1,7 @@
 // Every text of the page: English, Chinese. Keys of `steps` are service.step, as the events tell them.
 
 export const words = {
-  title: ["A transfer and its points", "一笔转账和它的积分"],
+  title: ["rmq_txn: a transfer that survives kill -9", "rmq_txn：kill -9 也不丢的转账"],
   promise: [
     "Money moves in one service, points are given in another, each in its own database. Effects inside the database happen once; delivery is at least once; order is not promised.",
     "一个服务转账，另一个服务发积分，各用各的数据库。数据库内的效果只发生一次；消息至少投递一次；不保证顺序。",
@@ -10,9 +10,6 @@ export const words = {
     "In between, RocketMQ keeps a half message: stored, but hidden until the account service says commit. If that word never comes, RocketMQ asks for it: that is the check-back.",
     "两者之间，RocketMQ 保管一条半消息：已存储，但在账户服务说“提交”之前谁也看不到。如果一直等不到这句话，RocketMQ 就反过来问：这就是事务回查。",
   ],
-  invariant: ["What must always be true", "始终必须成立"],
-  services: ["Processes", "进程"],
-  books: ["Accounts and points", "账户与积分"],
   user: ["User", "用户"],
   balance: ["Balance (yuan)", "余额（元）"],
   points: ["Points", "积分"],
@@ -22,26 +19,26 @@ export const words = {
   amount: ["Amount (yuan)", "金额（元）"],
   send: ["Transfer", "转账"],
   breaking: ["Break something", "动手破坏"],
-  breaking_how: [
-    "Each button sends a transfer of 10 yuan, and breaks what it says for that transfer. Killed means kill -9; then the process is started again. Watch “What must always be true”.",
-    "每个按钮发出一笔 10 元的转账，并按其说明制造故障。“杀死”就是 kill -9，之后进程会被重新启动。请留意“始终必须成立”一栏。",
-  ],
-  picture: ["The protocol", "协议"],
+  picture: ["The transfer: account service, RocketMQ, points service", "这笔转账：账户服务、RocketMQ、积分服务"],
+  pause: ["Pause", "暂停"],
+  step: ["Next step", "下一步"],
+  replay: ["Replay", "重放"],
+  speed: ["Speed", "速度"],
+  why: ["Why?", "为什么？"],
+  show: ["Show in the picture", "在图中演示"],
+  books_hold: ["Books balance: {0} transfers, {1} with points", "账目平衡：{0} 笔转账，{1} 笔有积分"],
   followed: ["Shown here: {0}", "图中所示：{0}"],
-  nothing: ["Nothing happens yet. Send a transfer.", "还没有动静。请发一笔转账。"],
+  nothing: ["Send a transfer, or break one.", "发一笔转账，或破坏一笔。"],
   words: ["What do these words mean?", "这些词是什么意思？"],
   timeline: ["Step by step", "逐步时间线"],
   timeline_empty: ["No transfer yet. Each one will be listed here, step by step, as it happens.", "还没有转账。每笔转账的每一步都会实时列在这里。"],
   account_service: ["Account service", "账户服务"],
   broker: ["RocketMQ", "RocketMQ"],
   points_service: ["Points service", "积分服务"],
-  runs: ["runs", "运行中"],
-  away: ["away: killed, stopped or starting", "不在：被杀死、被停止或正在启动"],
   no_transfer: ["no transfer", "不是转账"],
   is_away: ["away", "不在"],
-  not_shown: ["not connected to this page", "未接入本页"],
   tutorial: ["Build it yourself, in twenty minutes: docs/tutorial.md in the checkout.", "自己动手，二十分钟：见代码库中的 docs/tutorial.zh-CN.md。"],
-  mend: ["Mend the handler and replay", "修好处理函数并重放"],
+  mend: ["Mend and replay", "修好并重放"],
   again: ["Send again with the same transfer_id", "用同一 transfer_id 再发一次"],
   sending: ["Sending …", "发送中……"],
   sent: ["Committed: {0}", "已提交：{0}"],
@@ -72,7 +69,7 @@ export const checks = {
   broken: ["BROKEN", "不成立"],
 };
 
-// Title, sentence; `row` is the row of the picture that lights up. A third part of a key is the variant:
+// Title, sentence; `row` is the part of the protocol it belongs to. A third part of a key is the variant:
 // the fault that struck, the verdict that was given, or that it is not the first delivery.
 export const steps = {
   "account.local_running": { row: "local", title: ["local transaction running", "本地事务执行中"], sentence: ["The account service has begun a transaction in its own database and moves the money; nobody else sees it yet.", "账户服务在自己的数据库里开启事务并转账，别人还看不到。"] },
@@ -126,27 +123,38 @@ export const states = {
   done: ["✓", ["done", "完成"], ["The money moved once, and its points are there once.", "钱转了一次，积分也正好一次。"]],
 };
 
-export const rows = [
-  ["local", ["1 local transaction: money moves", "1 本地事务：转账"], "a"],
-  ["half", ["2 half message (hidden)", "2 半消息（不可见）"], "ab"],
-  ["commit", ["3 COMMIT money + log row", "3 COMMIT：钱 + 日志行"], "a"],
-  ["verdict", ["4 commit, or roll back", "4 提交或回滚"], "ab"],
-  ["ask", ["4a no answer? check-back: how did it end?", "4a 没有回音？回查：结果如何？"], "ba"],
-  ["answer", ["4b commit / roll back / ask again", "4b 提交／回滚／稍后再问"], "ab"],
-  ["deliver", ["5 deliver", "5 投递"], "bc"],
-  ["handler", ["6 inbox row + handler", "6 去重行 + 处理函数"], "c"],
-  ["points", ["7 COMMIT points + inbox row", "7 COMMIT：积分 + 去重行"], "c"],
-  ["ack", ["8 ack, or deliver again", "8 确认，或请再投"], "cb"],
-];
+// What the picture says: its rows, the envelope, the shelf.
+export const scene = {
+  account_database: ["Database", "数据库"],
+  points_database: ["Database", "数据库"],
+  money: ["money moved", "转账"],
+  log: ["log row", "日志行"],
+  fence: ["fence: “rolled back” row", "栅栏：“已回滚”行"],
+  inbox: ["inbox row", "去重行"],
+  given: ["points", "积分"],
+  none: ["", ""],
+  open: ["open, not durable", "未提交"],
+  durable: ["✓ COMMIT", "✓ 已 COMMIT"],
+  undone: ["✗ rolled back", "✗ 已回滚"],
+  fenced: ["✓ COMMIT", "✓ 已 COMMIT"],
+  message_half: ["half: nobody sees it", "半消息：谁也看不到"],
+  message_solid: ["committed: deliverable", "已提交：可投递"],
+  message_acked: ["acked", "已确认"],
+  message_vanished: ["✗ dropped", "✗ 已丢弃"],
+  waiting: ["waiting for a verdict: {0} s", "等待裁决：{0} 秒"],
+  question: ["check-back: how did it end?", "回查：结果如何？"],
+  shelf: ["‖ parked on the shelf", "‖ 已搁置"],
+  bounced: ["duplicate bounced off the inbox row", "重复消息被去重行挡回"],
+};
 
 export const buttons = [
-  ["kill_after_commit", ["Kill the account service after COMMIT", "在 COMMIT 之后杀死账户服务"], ["The money has moved, the broker does not know. Check-back finds out, the points arrive.", "钱已转走而 Broker 不知道。回查得知结果，积分到账。"]],
-  ["kill_before_commit", ["Kill the account service before COMMIT", "在 COMMIT 之前杀死账户服务"], ["The broker has a half message, the money has not moved. Check-back drops the message.", "Broker 有半消息，钱没动。回查后消息被丢弃。"]],
-  ["slow_check_back", ["Make check-back slow", "让回查变慢"], ["The broker is not told of the COMMIT, and the answer to its question takes 8 s.", "不告知 Broker 已 COMMIT，且 8 秒后才回答它的询问。"]],
-  ["fail", ["Let the points handler fail 2 times", "让积分处理函数失败 2 次"], ["Each failure rolls back; the broker delivers again; the third time works.", "每次失败都回滚，Broker 再投，第三次成功。"]],
+  ["kill_after_commit", ["Kill after COMMIT", "COMMIT 后杀死"], ["The money has moved, the broker does not know. Check-back finds out, the points arrive.", "钱已转走而 Broker 不知道。回查得知结果，积分到账。"]],
+  ["kill_before_commit", ["Kill before COMMIT", "COMMIT 前杀死"], ["The broker has a half message, the money has not moved. Check-back drops the message.", "Broker 有半消息，钱没动。回查后消息被丢弃。"]],
+  ["slow_check_back", ["Slow check-back", "回查变慢"], ["The broker is not told of the COMMIT, and the answer to its question takes 8 s.", "不告知 Broker 已 COMMIT，且 8 秒后才回答它的询问。"]],
+  ["fail", ["Fail twice", "失败两次"], ["Each failure rolls back; the broker delivers again; the third time works.", "每次失败都回滚，Broker 再投，第三次成功。"]],
   ["deliver_twice", ["Deliver twice", "投递两次"], ["The broker gets no ack and delivers again; the inbox row lets the duplicate be skipped.", "Broker 收不到 ack，再投一次；去重行让重复消息被跳过。"]],
-  ["poison", ["Poison a message", "制造一条毒消息"], ["Its handler fails every time until the message is parked. Then mend and replay it.", "处理函数每次都失败，直到消息被搁置；随后可修好并重放。"]],
-  ["stop", ["Stop the points service for 15 s", "停掉积分服务 15 秒"], ["Transfers still work; the broker keeps the message until the service is back.", "转账照常，Broker 保管消息，直到服务回来。"]],
+  ["poison", ["Poison", "毒消息"], ["Its handler fails every time until the message is parked. Then mend and replay it.", "处理函数每次都失败，直到消息被搁置；随后可修好并重放。"]],
+  ["stop", ["Stop points 15 s", "停积分 15 秒"], ["Transfers still work; the broker keeps the message until the service is back.", "转账照常，Broker 保管消息，直到服务回来。"]],
 ];
 
 export const glossary = [

@@ -17,11 +17,17 @@ pytestmark = [pytest.mark.servers, pytest.mark.browser]
 
 MILLISECONDS = 1000 * DELIVERY_SECONDS
 Picture = Callable[..., None]
-# The rows of the picture that a fault leaves broken for good; later steps mend the others.
-BROKEN_ROWS = {
-    "kill_before_commit": ("commit",),
-    "kill_after_commit": ("verdict",),
-    "slow_check_back": ("verdict",),
+LAPTOP = {"width": 1280, "height": 720}
+PHONE = {"width": 390, "height": 844}
+# What the picture shows at the end of each button: rows of both databases, and the message.
+ENDS_OF_PICTURE = {
+    "kill_after_commit": {"account": "durable", "message": "acked", "points": "durable"},
+    "kill_before_commit": {"account": "undone", "message": "vanished", "points": "none"},
+    "slow_check_back": {"account": "durable", "message": "acked", "points": "durable"},
+    "fail": {"account": "durable", "message": "acked", "points": "durable"},
+    "deliver_twice": {"account": "durable", "message": "acked", "points": "durable", "duplicate": "bounced"},
+    "stop": {"account": "durable", "message": "acked", "points": "durable"},
+    "poison": {"account": "durable", "at": "shelf", "points": "undone"},
 }
 # States of a transfer about which nothing more will happen.
 ENDS = ("done", "refused", "repeated", "rolled_back", "undone", "no_transfer")
@@ -40,7 +46,7 @@ def kept(demo: Demo) -> Iterator[Demo]:
 @pytest.fixture
 def page(chromium: Any, kept: Demo) -> Iterator[Any]:
     """Return an English tab; at its end no script may have failed and no policy been broken."""
-    context = chromium.new_context(locale="en-US", viewport={"width": 1200, "height": 1000})
+    context = chromium.new_context(locale="en-US", viewport=LAPTOP)
     context.set_default_timeout(MILLISECONDS)
     expect.set_options(timeout=MILLISECONDS)
     problems: list[str] = []
@@ -76,10 +82,26 @@ def card(page: Any, prefix: str) -> Any:
 
 
 def books_hold(page: Any) -> None:
-    """Wait until every line of the invariant holds, by its word."""
-    expect(page.locator("#checks li")).to_have_count(3)
+    """Wait until the line of the books holds, by its word."""
+    expect(page.locator("#books-line")).to_have_attribute("data-check", "holds")
+    expect(page.locator("#books-line")).to_contain_text("✓ holds")
     expect(page.locator("#checks li[data-check=holds]")).to_have_count(3)
-    expect(page.locator("#checks")).to_contain_text("✓ holds")
+
+
+def picture_ends(page: Any, fault: str) -> None:
+    """Wait until the picture shows what the button promises, of the transfer that it follows."""
+    for part, value in ENDS_OF_PICTURE[fault].items():
+        expect(page.locator("#scene")).to_have_attribute(f"data-{part}", value)
+
+
+def all_in_view(page: Any, *selectors: str) -> None:
+    """Each of these is wholly in the viewport, without scrolling."""
+    assert page.evaluate("scrollY") == 0
+    for selector in selectors:
+        box = page.locator(selector).bounding_box()
+        assert box is not None, selector
+        assert box["y"] >= 0, selector
+        assert box["y"] + box["height"] <= page.viewport_size["height"], selector
 
 
 def test_a_transfer_is_seen_from_form_to_points(page: Any, picture: Picture) -> None:
@@ -100,8 +122,9 @@ def test_a_transfer_is_seen_from_form_to_points(page: Any, picture: Picture) -> 
         "acked",
     ):
         assert step in steps
-    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", "ack")
-    expect(page.locator("#picture .row.seen")).not_to_have_count(0)
+    expect(page.locator("#now")).to_have_text("ack")
+    expect(page.locator("#badge")).to_have_text("✓ done")
+    picture_ends(page, "stop")
     books_hold(page)
     picture(page, "transfer")
     page.emulate_media(color_scheme="dark")
@@ -154,18 +177,22 @@ def test_too_little_money_is_told_by_the_service(page: Any, picture: Picture) ->
 
 
 @pytest.mark.parametrize(
-    ("fault", "state", "step"),
+    ("fault", "state", "step", "size"),
     [
-        ("kill_after_commit", "done", "check_answered"),
-        ("kill_before_commit", "rolled_back", "check_answered"),
-        ("slow_check_back", "done", "check_slow"),
-        ("fail", "done", "failed"),
-        ("deliver_twice", "done", "skipped"),
-        ("stop", "done", "acked"),
+        ("kill_after_commit", "done", "check_answered", PHONE),
+        ("kill_before_commit", "rolled_back", "check_answered", LAPTOP),
+        ("slow_check_back", "done", "check_slow", LAPTOP),
+        ("fail", "done", "failed", PHONE),
+        ("deliver_twice", "done", "skipped", LAPTOP),
+        ("stop", "done", "acked", LAPTOP),
     ],
 )
-def test_a_button_breaks_what_it_says(page: Any, picture: Picture, fault: str, state: str, step: str) -> None:
-    """Pressed twice quickly: one transfer, its end as promised, the invariant held."""
+def test_a_button_breaks_what_it_says_in_view(
+    page: Any, picture: Picture, fault: str, state: str, step: str, size: dict[str, int]
+) -> None:
+    """Pressed twice quickly: one transfer, its end as promised, seen without scrolling, the books held."""
+    page.set_viewport_size(size)
+    all_in_view(page, "#scene", "#now", f"[data-fault={fault}]", "#books-line")
     prefix = fault.replace("_", "-")
     old = page.locator("summary strong", has_text=re.compile(f"^{prefix}")).count()
     page.dblclick(f"[data-fault={fault}]")
@@ -173,19 +200,111 @@ def test_a_button_breaks_what_it_says(page: Any, picture: Picture, fault: str, s
     broken = card(page, prefix)
     if fault == "stop":
         expect(page.locator("[data-away=points_service]")).to_have_text("✗ away")
+        expect(page.locator("[data-away=account_service]")).to_have_text("")
     picture(page, f"{prefix}-begun")
     expect(broken.locator(f"[data-step={step}]")).not_to_have_count(0)
+    all_in_view(page, "#scene", "#now", f"[data-fault={fault}]")
     picture(page, f"{prefix}-struck")
     expect(broken).to_have_attribute("data-state", state)
+    picture_ends(page, fault)
+    all_in_view(page, "#scene", "#now")
     books_hold(page)
-    # After the ack the broker may ask once more about a verdict that it was given a moment ago.
-    last = "answer" if state == "rolled_back" else "ack|answer"
-    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", re.compile(last))
-    rows = BROKEN_ROWS.get(fault, ())
-    for row in rows:
-        expect(page.locator(f"#picture .row.broke[data-row={row}] .mark")).to_have_text("✗")
-    expect(page.locator("#picture .row.broke")).to_have_count(len(rows))
     picture(page, f"{prefix}-over")
+
+
+def test_a_dead_account_service_is_marked_and_only_that(page: Any, kept: Demo) -> None:
+    """The service whose process is gone, while the other one runs on unmarked."""
+    page.evaluate(
+        """() => {
+            window.marks = [];
+            const look = () => {
+                for (const one of document.querySelectorAll("[data-away]"))
+                    if (one.textContent !== "") window.marks.push(one.dataset.away);
+            };
+            new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    page.click("[data-fault=kill_after_commit]")
+    expect(card(page, "kill-after-commit-")).to_have_attribute("data-state", "done")
+    assert set(page.evaluate("window.marks")) == {"account_service"}
+
+
+def test_time_can_be_stopped_stepped_and_replayed(page: Any) -> None:
+    """Paused, each press shows one event that happened; the badge and the timeline are never ahead."""
+    page.click("#pause")
+    page.click("form button")
+    expect(page.locator("#form-answer")).to_contain_text("Committed")
+    expect(page.locator("#accounts tr")).not_to_have_count(0)
+    expect(page.locator("#scene")).to_have_attribute("data-account", "none")
+    seen = []
+    for wanted in ("account.local_running", "account.half_stored", "account.committed"):
+        page.click("#step")
+        seen.append(page.locator("#now").get_attribute("data-step"))
+        assert seen[-1] == wanted
+    expect(page.locator("#scene")).to_have_attribute("data-account", "durable")
+    expect(page.locator("#scene")).to_have_attribute("data-message", "half")
+    expect(page.locator("#badge")).to_have_text("● money moved")
+    expect(card(page, "transfer-")).to_have_attribute("data-state", "committed")
+    expect(card(page, "transfer-").locator("ol li")).to_have_count(3)
+    page.click("#replay")
+    expect(card(page, "transfer-")).to_have_attribute("data-state", "done")
+    picture_ends(page, "stop")
+
+
+def test_a_delivery_of_points_is_not_drawn_before_it_happened(page: Any) -> None:
+    """The picture is a function of the events: each prefix of a story shows only what is in it."""
+    scenes = page.evaluate(
+        """async () => {
+            const { sceneOf } = await import("/page/scene.js");
+            const story = ["account.local_running", "account.half_stored", "account.killed", "account.check_asked",
+                "account.check_answered", "points.delivered", "points.inbox_row", "points.failed", "points.delivered",
+                "points.inbox_row", "points.committed", "points.ack_withheld", "points.delivered", "points.skipped"];
+            const events = story.map((one, number) => {
+                const [service, step] = one.split(".");
+                return { service, step, time: `2999-01-01T00:00:${number}`, detail: { fault: "kill_after_commit", verdict: "commit" } };
+            });
+            return events.map((_, number) => {
+                const { account, message, at, points, duplicate } = sceneOf(events.slice(0, number + 1));
+                return [account, message, at, points, duplicate].join(" ");
+            });
+        }"""
+    )
+    assert scenes == [
+        "open none account none none",
+        "open half broker none none",
+        "durable half broker none none",
+        "durable half broker none none",
+        "durable solid broker none none",
+        "durable solid points none none",
+        "durable solid points open none",
+        "durable solid broker undone none",
+        "durable solid points none none",
+        "durable solid points open none",
+        "durable solid points durable none",
+        "durable solid points durable none",
+        "durable solid points durable arrived",
+        "durable solid points durable bounced",
+    ]
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE, {"width": 1920, "height": 1080}])
+def test_the_first_screen_is_a_picture_and_few_words(page: Any, picture: Picture, size: dict[str, int]) -> None:
+    """Fewer than 120 words; picture, buttons, form and books in view; captions of at most 15 words."""
+    page.set_viewport_size(size)
+    page.reload()
+    expect(page.locator("#accounts tr")).not_to_have_count(0)
+    expect(page.locator("#buttons button")).to_have_count(7)
+    all_in_view(page, "#scene", "#now", "#buttons", "#transfer", "#books-line")
+    assert len(page.locator("body").inner_text().split()) < 120
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    longest = page.evaluate(
+        """async () => {
+            const { steps } = await import("/page/texts.js");
+            return Math.max(...Object.values(steps).map(({ title }) => title[0].split(" ").length));
+        }"""
+    )
+    assert longest <= 15
+    picture(page, f"start-{size['width']}")
 
 
 def test_a_poisoned_message_is_mended_by_its_button(page: Any, picture: Picture) -> None:
@@ -193,24 +312,27 @@ def test_a_poisoned_message_is_mended_by_its_button(page: Any, picture: Picture)
     page.click("[data-fault=poison]")
     parked = card(page, "poison-")
     expect(parked).to_have_attribute("data-state", "parked")
-    expect(page.locator("#checks")).to_contain_text("still on the way or parked")
+    expect(page.locator("#books-line")).to_contain_text("still on the way or parked")
+    picture_ends(page, "poison")
     picture(page, "poison-parked")
-    parked.get_by_role("button", name="Mend").dblclick()
+    page.locator("#mends [data-mend^=poison-]").first.dblclick()
     expect(parked).to_have_attribute("data-state", "done")
+    picture_ends(page, "stop")
+    expect(page.locator("#mends button")).to_have_count(0)
     books_hold(page)
 
 
 def test_the_language_is_switched_and_remembered(page: Any, picture: Picture) -> None:
     """The whole page, its language attribute too; a browser of that language needs no switch."""
     page.get_by_role("button", name="中文").click()
-    expect(page.locator("h1")).to_have_text("一笔转账和它的积分")
+    expect(page.locator("h1")).to_have_text("rmq_txn：kill -9 也不丢的转账")
     page.reload()
-    expect(page.locator("h1")).to_have_text("一笔转账和它的积分")
+    expect(page.locator("h1")).to_have_text("rmq_txn：kill -9 也不丢的转账")
     assert page.locator("html").get_attribute("lang") == "zh-CN"
     expect(page.locator("#words")).to_contain_text("半消息")
     picture(page, "chinese", full_page=True)
     page.get_by_role("button", name="English").click()
-    expect(page.locator("h1")).to_have_text("A transfer and its points")
+    expect(page.locator("h1")).to_have_text("rmq_txn: a transfer that survives kill -9")
 
 
 def test_a_reload_in_the_middle_loses_nothing(page: Any, picture: Picture) -> None:
@@ -292,7 +414,6 @@ def test_it_fits_a_phone_and_the_keyboard(page: Any, picture: Picture) -> None:
     expect(card(page, "transfer-")).to_have_attribute("data-state", "done")
     page.get_by_role("button", name="中文").click()
     page.emulate_media(color_scheme="dark")
-    page.locator("#protocol h2").scroll_into_view_if_needed()
-    expect(page.locator("#picture .row.now")).to_have_attribute("data-row", "ack")
+    expect(page.locator("#scene")).to_have_attribute("data-row", "ack")
     picture(page, "phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -67,7 +67,7 @@ class RequestLog:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._health: int | None = None
+        self._health: dict[str, int | None] = {}  # of this service, and of the one it asks for the page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -96,7 +96,8 @@ class RequestLog:
             status = 500  # answered outside of this
             raise
         finally:
-            if scope["path"] != HEALTH or status != self._health:
+            is_health = scope["path"].endswith(HEALTH) and status != 404  # 404: any path somebody invents
+            if not is_health or status != self._health.get(scope["path"]):
                 line = log.info if status is not None and status < 500 else log.warning
                 # As it came, with its percent signs: a decoded path may hold a line break.
                 path = scope["raw_path"].decode("ascii", "replace")[:_MAX_PATH]
@@ -109,8 +110,8 @@ class RequestLog:
                     duration_seconds=seconds,
                     **ids,
                 )
-            if scope["path"] == HEALTH:
-                self._health = status
+            if is_health:
+                self._health[scope["path"]] = status
 
 
 def _without_known_tracebacks(scope: Scope, send: Send) -> Send:

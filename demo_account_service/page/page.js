@@ -3,6 +3,7 @@
 import { buttons, checks, states } from "/page/texts.js";
 import * as parts from "/page/parts.js";
 import { drawScene, drawWaiting, markAway, sceneOf } from "/page/scene.js";
+import { drawTour, startTour } from "/page/tour.js";
 
 const { element, say, word } = parts;
 const $ = (id) => document.getElementById(id);
@@ -111,6 +112,9 @@ function follow(txnId) {
   shown = new Set();
   current = null;
   for (const one of [before, followed]) if (transactions.has(one)) changed.add(one);
+  drawNow();
+  clearTimeout(clock);
+  clock = setTimeout(showNext, 0); // what a button causes begins at once
 }
 
 const nextStep = () => (transactions.get(followed) ?? []).find((event) => !shown.has(event));
@@ -119,6 +123,7 @@ const shownSteps = () => (transactions.get(followed) ?? []).filter((event) => sh
 const visible = (txnId, events) => (txnId === followed ? (shown.size > 0 ? shownSteps() : events.slice(0, 1)) : events);
 
 let replaying = false;
+let clock = null;
 function showStep() {
   const event = nextStep();
   if (event === undefined) return;
@@ -129,7 +134,6 @@ function showStep() {
   drawNow();
 }
 
-let clock = null;
 function showNext() {
   clearTimeout(clock);
   const wait = (milliseconds) => { clock = setTimeout(showNext, milliseconds); };
@@ -285,6 +289,9 @@ function drawChecks() {
 async function lookAround() {
   const [account, points] = await Promise.all([ask("/health"), settings.points ? ask("/points-service/health") : null]);
   markAway("account_service", account.status === 0);
+  // Killed or frozen, only those who need it can tell; a service that is away can't.
+  const broker = account.body.broker;
+  if (broker !== undefined) markAway("broker", !["ok", "not asked"].includes(broker));
   if (points !== null && account.status !== 0 && points.status !== 0) {
     markAway("points_service", points.body.error?.code === "points_service_unavailable");
   }
@@ -398,6 +405,7 @@ function drawButtons() {
     button.addEventListener("click", () => once("breaking", say(label), $("button-answer"), () => breakIt(fault, $("button-answer"))));
     return element("li", {}, button);
   }));
+  drawTour(settings.faults && settings.points);
 }
 
 function drawAll() {
@@ -416,6 +424,7 @@ for (const button of document.querySelectorAll("[data-language]")) {
   });
 }
 $("transfer").addEventListener("submit", submit);
+startTour(() => drawTour(settings.faults && settings.points));
 $("pause").addEventListener("click", () => setPaused(!paused));
 $("step").addEventListener("click", () => {
   setPaused(true);

@@ -22,6 +22,7 @@ _TYPES = {
     "page.js": "text/javascript; charset=utf-8",
     "parts.js": "text/javascript; charset=utf-8",
     "scene.js": "text/javascript; charset=utf-8",
+    "tour.js": "text/javascript; charset=utf-8",
     "texts.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }

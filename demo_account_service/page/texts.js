@@ -25,6 +25,12 @@ export const words = {
   replay: ["Replay", "重放"],
   speed: ["Speed", "速度"],
   why: ["Why?", "为什么？"],
+  tour: ["Tour", "导览"],
+  tour_start: ["Take the tour", "开始导览"],
+  tour_back: ["Back", "上一步"],
+  tour_next: ["Next", "下一步"],
+  tour_end: ["End", "结束"],
+  tour_more: ["docs/tutorial.md, step {0}; docs/api.md, {1}", "docs/tutorial.zh-CN.md 第 {0} 步；docs/api.md，{1}"],
   show: ["Show in the picture", "在图中演示"],
   books_hold: ["Books balance: {0} transfers, {1} with points", "账目平衡：{0} 笔转账，{1} 笔有积分"],
   followed: ["Shown here: {0}", "图中所示：{0}"],
@@ -155,6 +161,18 @@ export const buttons = [
   ["deliver_twice", ["Deliver twice", "投递两次"], ["The broker gets no ack and delivers again; the inbox row lets the duplicate be skipped.", "Broker 收不到 ack，再投一次；去重行让重复消息被跳过。"]],
   ["poison", ["Poison", "毒消息"], ["Its handler fails every time until the message is parked. Then mend and replay it.", "处理函数每次都失败，直到消息被搁置；随后可修好并重放。"]],
   ["stop", ["Stop points 15 s", "停积分 15 秒"], ["Transfers still work; the broker keeps the message until the service is back.", "转账照常，Broker 保管消息，直到服务回来。"]],
+];
+
+// The guided tour: what each piece is for, the button that shows it, the step of the tutorial, the API.
+export const tour = [
+  { fault: "kill_before_commit", tutorial: 2, api: "TransactionProducer", title: ["Wrong order: send, then database", "错误顺序：先发消息，再写库"], text: ["A plain message would be out already when this death undoes the money: points for nothing. Here it is dropped.", "普通消息此时早已发出，而这次死亡会撤销转账：凭空得积分。这里消息会被丢弃。"] },
+  { fault: "kill_after_commit", tutorial: 3, api: "TransactionProducer", title: ["Wrong order: database, then send", "错误顺序：先写库，再发消息"], text: ["The money has moved, and the sender dies or times out before it sends: points lost. Here they arrive.", "钱已转走，发送方在发消息前死亡或超时：积分丢失。这里积分会到账。"] },
+  { fault: "slow_check_back", tutorial: 4, api: "TransactionProducer.transaction", title: ["Half message", "半消息"], text: ["RocketMQ holds the message before the money moves, and shows it to nobody. Watch how long it lies there, locked.", "钱动之前，RocketMQ 已持有消息，但谁也看不到。看它锁着躺了多久。"] },
+  { fault: "kill_after_commit", tutorial: 5, api: "TransactionProducer", title: ["Check-back", "事务回查"], text: ["No verdict came, so RocketMQ asks. The log row, committed with the money, is the answer.", "没有等到裁决，RocketMQ 来问。与转账一起提交的日志行就是答案。"] },
+  { fault: "kill_before_commit", tutorial: 5, api: "TransactionProducer", title: ["Fence", "栅栏"], text: ["No log row: the answer is roll back, and a row in its place makes a late COMMIT impossible.", "没有日志行：回答回滚，并在原位写一行，使迟到的 COMMIT 不再可能。"] },
+  { fault: "deliver_twice", tutorial: 6, api: "IdempotentConsumer", title: ["Inbox", "收件箱"], text: ["Delivery is at least once. The second envelope bounces off the inbox row: points once.", "消息至少投递一次。第二封信被去重行挡回：积分只有一次。"] },
+  { fault: "poison", tutorial: 6, api: "IdempotentConsumer", title: ["Parking", "搁置"], text: ["A message that always fails is put on a shelf and blocks nobody. Mend it below: the points come.", "总是失败的消息被放上架子，不挡别人。在下方修好，积分就来。"] },
+  { fault: "stop", tutorial: 7, api: "IdempotentConsumer", title: ["Nobody waits", "谁也不用等"], text: ["The points service is away; transfers go on. RocketMQ keeps the message until it is back.", "积分服务不在，转账照常。RocketMQ 保管消息，直到它回来。"] },
 ];
 
 export const glossary = [

@@ -12,15 +12,15 @@ from typing import Any
 from rmq_txn.errors import BrokerUnavailableError, LifecycleError, RmqTxnError, SettingsError
 from rmq_txn.logs import get_logger
 from rmq_txn.message import MAX_BODY_BYTES, SCOUT_GROUP, Delivery, Outbound
+from rmq_txn.remoting.client import RemotingError
+from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.diagnosis import explain
+from rmq_txn.remoting.new_group import pin_new_group
+from rmq_txn.remoting.plain_messages import PlainSender
+from rmq_txn.remoting.refusals import require_pulls
 from rmq_txn.transport import Check, Checker, Deliver, Execute, binding
 from rmq_txn.transport.binding import WORLD, ffi
-from rmq_txn.transport.client import NativeClient
-from rmq_txn.transport.diagnosis import explain
-from rmq_txn.transport.offsets import pin_new_group
-from rmq_txn.transport.plain import PlainSender
-from rmq_txn.transport.refusals import require_pulls
-from rmq_txn.transport.remoting import RemotingError
-from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.transport.native_client import NativeClient
 from rmq_txn.transport.signals import HeldSignals
 from rmq_txn.verdict import Answer, Verdict
 

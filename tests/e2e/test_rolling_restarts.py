@@ -11,7 +11,7 @@ import pytest
 
 from devstack.services import points_service, start_together
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.remoting.cluster import ClusterSettings
 from tests.e2e.conftest import SEEDS, Demo
 from tests.kit.wait import until
 

@@ -19,10 +19,11 @@ from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
-from rmq_txn import Database, RocketMQ, TransactionProducer, upkeep
+from rmq_txn import Database, RocketMQ, TransactionProducer
+from rmq_txn.producer import upkeep
+from rmq_txn.producer.undisturbed_time import UndisturbedTime
+from rmq_txn.producer.upkeep import OutboxTimes
 from rmq_txn.transport import Checker, Execute
-from rmq_txn.undisturbed import UndisturbedTime
-from rmq_txn.upkeep import OutboxTimes
 from rmq_txn.verdict import Verdict
 from tests.kit.transports import Wrapped, never_answers
 

@@ -11,10 +11,10 @@ import pymysql
 import pytest
 
 from rmq_txn import Database, InDoubtError, Message
-from rmq_txn.commitment import Commitment
+from rmq_txn.database.session import SessionState
 from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
-from rmq_txn.session import SessionState
+from rmq_txn.producer.commitment import Commitment
 from rmq_txn.verdict import Verdict
 
 OUTCOME_SECONDS = 15.0

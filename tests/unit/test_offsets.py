@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.offsets import pin_new_group
-from rmq_txn.transport.remoting import RemotingError
-from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.remoting.client import RemotingError
+from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.new_group import pin_new_group
 
 END = 100
 

@@ -9,8 +9,8 @@ import pytest
 
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
 from rmq_txn.message import Outbound
-from rmq_txn.transport.plain import PlainSender
-from rmq_txn.transport.remoting import RemotingError
+from rmq_txn.remoting.client import RemotingError
+from rmq_txn.remoting.plain_messages import PlainSender
 
 MESSAGE = Outbound("t", b"x", None, None, {})
 AWAY = BrokerUnavailableError("away")

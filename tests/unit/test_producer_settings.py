@@ -19,8 +19,8 @@ from rmq_txn.errors import (
     SettingsError,
 )
 from rmq_txn.lifecycle import State
-from rmq_txn.txlog import MAX_MESSAGES
-from rmq_txn.upkeep import OutboxTimes
+from rmq_txn.producer.txlog import MAX_MESSAGES
+from rmq_txn.producer.upkeep import OutboxTimes
 from tests.unit.fakes import FakeDatabase, FakeTransport, fake_schema
 
 

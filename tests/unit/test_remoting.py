@@ -14,7 +14,7 @@ import pytest
 
 from rmq_txn import RocketMQ
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient, RemotingError
 from rmq_txn.verdict import Answer, Verdict
 
 Talk = Callable[[socket.socket], None]

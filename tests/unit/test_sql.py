@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import rmq_txn
-from rmq_txn import schema, sql
-from rmq_txn.sql import SCHEMA, STATEMENTS, without_comments
+from rmq_txn import schema
+from rmq_txn.database import sql
+from rmq_txn.database.sql import SCHEMA, STATEMENTS, without_comments
 
 PACKAGE = Path(rmq_txn.__file__).parent
 TABLES = {

@@ -11,11 +11,11 @@ import pymysql
 import pytest
 
 from rmq_txn import DatabaseUnavailableError, InDoubtError, Message, TransactionLostError
-from rmq_txn.commitment import Commitment
+from rmq_txn.database.session import SessionState
 from rmq_txn.errors import BrokerUnavailableError, HalfMessageError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.message import Outbound
-from rmq_txn.session import SessionState
+from rmq_txn.producer.commitment import Commitment
 from rmq_txn.verdict import Verdict
 
 COMMIT, ROLLBACK, UNKNOWN = Verdict.COMMIT, Verdict.ROLLBACK, Verdict.UNKNOWN

@@ -1,0 +1,201 @@
+"""
+One transaction from its first half message to the verdict: the producer's protocol, in order.
+
+Nothing here raises on the way: each step runs inside the local-execute callback of the one before,
+so what goes wrong is kept, the verdict is given to every half message, and `run` raises at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rmq_txn.database.session import Session, SessionState
+from rmq_txn.errors import (
+    BrokerUnavailableError,
+    DatabaseUnavailableError,
+    HalfMessageError,
+    InDoubtError,
+    LocalTimeoutError,
+    TransactionLostError,
+)
+from rmq_txn.identity import Owner
+from rmq_txn.logs import get_logger
+from rmq_txn.message import Message
+from rmq_txn.producer import outbox
+from rmq_txn.producer.checkback import Oracle
+from rmq_txn.transport import ProducerTransport
+from rmq_txn.verdict import Verdict
+
+log = get_logger("producer")
+
+# How long a lost COMMIT is looked up. With a silent network the wait for COMMIT's own answer takes
+# `statement_timeout_seconds`, 10 s, before that, and the caller shall have an outcome within 15 s: so
+# it ends 12 s after COMMIT; what runs then, a look, a KILL and a look, takes up to 3 s more.
+_RESOLVE_SECONDS = 8.0
+_LEAST_RESOLVE_SECONDS = 2.0
+_RESOLVED_AFTER_COMMIT_SECONDS = 12.0
+
+
+class Commitment:
+    """
+    The commit of one transaction with its messages. For one thread, used once.
+
+    The half messages are nested: each is sent inside the local-execute callback of the one before,
+    and the innermost callback runs the local transaction. So all of them exist before the one
+    COMMIT, and all get its verdict. The message published last is sent first: the native client
+    ends them from the inside out, and so commits them in the order of publishing (docs/hazards.md, H7).
+
+    Attributes:
+        session: the local transaction; None until form B begins it.
+    """
+
+    def __init__(
+        self,
+        client: ProducerTransport,
+        oracle: Oracle,
+        owner: Owner,
+        txn_id: str,
+        messages: Sequence[Message],
+        session: Session | None = None,
+    ) -> None:
+        self.session = session
+        self._client = client
+        self._oracle = oracle
+        self._txn_id = txn_id
+        self._outbound = [
+            message.outbound(
+                txn_id=txn_id,
+                position=position,
+                owner=owner.name,
+                stamp=owner.stamp(txn_id, position),
+            )
+            for position, message in enumerate(messages)
+        ]
+        self._message_ids = [""] * len(messages)
+        self._verdict: Verdict | None = None
+        self._failure: BaseException | None = None
+
+    def commit(self, session: Session, timeout_seconds: float) -> None:
+        """
+        Copy the messages to the outbox and COMMIT; the last step of every `local`.
+
+        Raises:
+            LocalTimeoutError: the transaction began longer ago. The broker has asked for a while
+                then, and must not be left with too few questions should the verdict be lost.
+        """
+        seconds = time.monotonic() - session.began
+        if seconds > timeout_seconds:
+            raise LocalTimeoutError(
+                f"the local transaction took {seconds:.1f} s, local_timeout_seconds is "
+                f"{timeout_seconds:g}; nothing was committed",
+                txn_id=self._txn_id,
+            )
+        if self._outbound:
+            outbox.insert(session, self._outbound, self._message_ids)
+        session.commit()
+
+    @property
+    def message_ids(self) -> tuple[str, ...]:
+        """Ids under which the broker stored the half messages, by position; complete in `local`."""
+        return tuple(self._message_ids)
+
+    def run(self, local: Callable[[], None]) -> None:
+        """
+        Store the half messages, run `local`, which must commit `session`, and give the verdict.
+
+        Returns only if the transaction committed; raises what `TransactionProducer.transaction` says.
+        """
+        began = time.monotonic()
+        self._local = local
+        self._store_half_message(len(self._outbound) - 1)
+        if self._failure is not None:
+            raise self._failure
+        seconds = round(time.monotonic() - began, 4)
+        log.info("transaction committed", messages=len(self._outbound), seconds=seconds)
+
+    def _store_half_message(self, position: int) -> None:
+        if position < 0:
+            self._run_local_transaction()
+            return
+
+        def stored(message_id: str) -> Verdict:
+            self._message_ids[position] = message_id
+            log.debug("half message stored", message_id=message_id, position=position)
+            self._store_half_message(position - 1)
+            return self._verdict or Verdict.UNKNOWN
+
+        try:
+            self._client.send_half(self._outbound[position], stored)
+        except BrokerUnavailableError as error:
+            refused = HalfMessageError(
+                f"the broker did not take the half message, nothing was committed: {error}",
+                txn_id=self._txn_id,
+            )
+            refused.__cause__ = error
+            self._fail(refused)
+        except BaseException as error:  # noqa: BLE001 - kept; run() raises it
+            self._fail(error)
+
+    def _run_local_transaction(self) -> None:
+        try:
+            self._local()
+        except BaseException as error:  # noqa: BLE001 - kept; run() raises it
+            self._fail(error)
+        else:
+            self._verdict = Verdict.COMMIT
+
+    def _fail(self, error: BaseException) -> None:
+        """End the local transaction after `error` and find the verdict that is true."""
+        if self._failure is None:
+            self._failure = error
+        if self._verdict is not None:
+            return  # settled further inside; this is Ctrl-C, or the transport, on the way out
+        session = self.session
+        if session is None:
+            verdict = Verdict.ROLLBACK  # it never began, and only this call could begin it
+        elif session.state is SessionState.COMMITTED:
+            verdict = Verdict.COMMIT
+        elif session.state is SessionState.COMMITTING:
+            session.rollback()
+            verdict = self._resolve_lost_commit(error, session)
+        else:
+            self._failure = error = session.fail(error)
+            confirmed = session.state is SessionState.ROLLED_BACK
+            if isinstance(error, TransactionLostError) and self._outbound:
+                # Some of it may be durable; then the row decides, never we.
+                verdict = self._oracle.decide(self._txn_id, 0, self._message_ids[0])
+            else:
+                # Not confirmed: never committed, but the server may not know yet. Check-back fences.
+                verdict = Verdict.ROLLBACK if confirmed else Verdict.UNKNOWN
+        self._verdict = verdict
+        if verdict is not Verdict.COMMIT:
+            log.info("transaction not committed", cause=type(error).__name__, verdict=verdict.value)
+
+    def _resolve_lost_commit(self, error: BaseException, session: Session) -> Verdict:
+        """COMMIT was sent and not answered: ask the oracle that check-back asks."""
+        log.warning("the answer to COMMIT was lost, looking it up", cause=str(error))
+        if self._outbound:
+            left = session.committing_since + _RESOLVED_AFTER_COMMIT_SECONDS - time.monotonic()
+            seconds = max(_LEAST_RESOLVE_SECONDS, min(_RESOLVE_SECONDS, left))
+            verdict = self._oracle.resolve(self._txn_id, self._message_ids[0], session.server_thread, seconds)
+        else:
+            verdict = Verdict.UNKNOWN  # published nothing, wrote no row: there is no evidence
+        if not isinstance(error, Exception):
+            return verdict  # Ctrl-C and the like go up as they are
+        outcome: Exception | None = None
+        if verdict is Verdict.ROLLBACK:
+            outcome = DatabaseUnavailableError(
+                f"the connection was lost in COMMIT and nothing was committed, safe to retry "
+                f"(txn_id {self._txn_id})"
+            )
+        elif verdict is Verdict.UNKNOWN:
+            outcome = InDoubtError(
+                "the answer to COMMIT was lost and the database can't be asked now; look the "
+                "transaction up before retrying",
+                txn_id=self._txn_id,
+            )
+        if outcome is not None:
+            outcome.__cause__ = error
+        self._failure = outcome
+        return verdict

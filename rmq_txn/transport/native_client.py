@@ -23,6 +23,9 @@ from rmq_txn.transport.binding import WORLD, ffi
 
 log = get_logger("transport.native")
 
+QUIET_SECONDS = 0.5
+"""A check may be queued natively, or still answer, after our callback returned (docs/hazards.md, B0)."""
+STOP_PATIENCE_SECONDS = 1.0
 _EXIT_TIMEOUT_SECONDS = 5.0
 _EXIT_CODE_STUCK = 1
 

@@ -84,9 +84,9 @@ def test_bound_context_reaches_both(records: Records, text: io.StringIO) -> None
         get_logger("checkback").info("answered", position=2)
     get_logger("checkback").info("outside")
     answered, outside = text.getvalue().splitlines()
-    assert answered.startswith("INFO rmq_txn.producer.checkback answered ")
+    assert answered.startswith("INFO rmq_txn.checkback answered ")
     assert set(answered.split()[3:]) == {"txn_id=abc", "position=2"}  # context has no order
-    assert outside == "INFO rmq_txn.producer.checkback outside"
+    assert outside == "INFO rmq_txn.checkback outside"
     assert fields(records.records[0]) == {"txn_id": "abc", "position": 2}
     assert fields(records.records[1]) == {}
 
@@ -121,7 +121,7 @@ def test_a_traceback_on_stderr_is_shown_line_by_line() -> None:
 def test_a_percent_sign_is_not_a_placeholder(text: io.StringIO) -> None:
     """Neither in a value nor in the event."""
     get_logger("pool").info("100%s done", topic="%d%s%%")
-    assert text.getvalue() == "INFO rmq_txn.database.pool 100%s done topic=%d%s%%\n"
+    assert text.getvalue() == "INFO rmq_txn.pool 100%s done topic=%d%s%%\n"
 
 
 def test_names_that_log_records_reserve_are_safe(records: Records, text: io.StringIO) -> None:

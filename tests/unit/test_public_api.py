@@ -168,7 +168,7 @@ def test_without_the_native_library_the_package_imports_and_the_first_use_says_w
         """
         import rmq_txn
         from rmq_txn.errors import NativeLibraryError
-        from rmq_txn.transport import library
+        from rmq_txn.library import installer
         import ctypes.util
         assert ctypes.util.find_library("rocketmq") is None, "a system library is installed here"
         broker = rmq_txn.RocketMQ("127.0.0.1:1")

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from rmq_txn import schema
 from rmq_txn.consumer.handling import Handling
 from rmq_txn.consumer.health import ConsumerHealth
 from rmq_txn.consumer.parking import check_max_attempts
@@ -112,7 +111,7 @@ class IdempotentConsumer:
             retention_seconds=retention_seconds("inbox_retention_days", inbox_retention_days),
             closing=self._closing,
         )
-        self._client: ConsumerTransport
+        self._client: ConsumerTransport | None = None  # from start on
 
     @property
     def state(self) -> State:
@@ -206,7 +205,7 @@ class IdempotentConsumer:
         self._lifecycle.start(self._start, undo=self._undo_start)
 
     def _start(self) -> None:
-        self._prepare()
+        self._handling.prepare()
         self._start_producer()
         # Whatever this process has handlers for: a filter would swallow what only its siblings handle.
         subscriptions = dict.fromkeys(self._routes.topics, (ANY_TAG,))
@@ -215,10 +214,6 @@ class IdempotentConsumer:
         )
         self._client.start()
         log.info("consumer started", group=self._group, topics=",".join(self._routes.topics))
-
-    def _prepare(self) -> None:
-        """Read what handling needs to know of the database."""
-        self._handling.upgraded_at = schema.check(self._database).upgraded_at
 
     def _start_producer(self) -> None:
         if self._producer is not None and self._producer.state is State.NEW:
@@ -231,8 +226,8 @@ class IdempotentConsumer:
 
         False: they would not deliver to it. As `TransactionProducer.is_registered`, errors too.
         """
-        self._lifecycle.require_running("is_registered()")
-        return all(self._client.is_registered(topic) for topic in self._routes.topics)
+        client = self._lifecycle.require_running("is_registered()", self._client)
+        return all(client.is_registered(topic) for topic in self._routes.topics)
 
     def health(self) -> ConsumerHealth:
         """
@@ -241,7 +236,7 @@ class IdempotentConsumer:
         Raises:
             LifecycleError: not running.
         """
-        self._lifecycle.require_running("health()")
+        self._lifecycle.require_running("health()", self._client)
         return self._handling.health.read()
 
     def replay(self, key: str, *, force: bool = False) -> bool:
@@ -265,7 +260,7 @@ class IdempotentConsumer:
                 CancelledError or SystemExit, as RuntimeError.
         """
         refuse_event_loop("replay()")
-        self._prepare()
+        self._handling.prepare()
         self._start_producer()
         return self._handling.replay(key, force=force)
 
@@ -277,7 +272,7 @@ class IdempotentConsumer:
             Its key, or None if it was handled or parked before.
         """
         refuse_event_loop("park()")
-        self._prepare()
+        self._handling.prepare()
         return self._handling.park_buried(delivery)
 
     def close(self) -> None:
@@ -298,9 +293,8 @@ class IdempotentConsumer:
         log.info("consumer closed", group=self._group)
 
     def _close_client(self) -> None:
-        client: ConsumerTransport | None = getattr(self, "_client", None)
-        if client is not None:
-            client.close(self._drain_seconds, self._close_timeout_seconds)
+        if self._client is not None:
+            self._client.close(self._drain_seconds, self._close_timeout_seconds)
 
     def _undo_start(self) -> None:
         self._close_client()

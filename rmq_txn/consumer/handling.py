@@ -21,6 +21,7 @@ from functools import partial
 
 import structlog
 
+from rmq_txn import schema
 from rmq_txn.consumer import inbox, parking
 from rmq_txn.consumer.aging import Aging
 from rmq_txn.consumer.health import HealthNotes
@@ -83,7 +84,7 @@ class Handling:
     Attributes:
         health: what the deliveries note.
         aging: knows which messages the inbox may have forgotten.
-        upgraded_at: of the database's identity; messages from before it may have a row of version 2.
+        inside: whether this thread runs a handler.
     """
 
     def __init__(
@@ -109,7 +110,15 @@ class Handling:
         self.inside = contextvars.ContextVar("inside", default=False)
         self.health = HealthNotes()
         self.aging = Aging(database, self.health, retention_seconds)
-        self.upgraded_at: float | None = None
+        self._upgraded_at: float | None = None  # messages from before it may have a row of version 2
+
+    def prepare(self) -> None:
+        """
+        Check our tables, and read what handling needs to know of the database. Before all else.
+
+        Raises: as `schema.check`.
+        """
+        self._upgraded_at = schema.check(self._database).upgraded_at
 
     def deliver(self, delivery: Delivery) -> Answer:
         """Handle one delivery, on a thread of the transport; what it answers is final."""
@@ -343,9 +352,9 @@ class Handling:
     def _own_claim(self, delivery: Delivery) -> _Claim:
         """Return our key, and that of version 2 while a process of it may have handled the message."""
         former = delivery.former_dedup_key
-        if self.upgraded_at is None or former is None:
+        if self._upgraded_at is None or former is None:
             return _Claim(delivery.dedup_key)
-        from_before = made_at(former) < self.upgraded_at + _OLD_PROCESSES_SECONDS
+        from_before = made_at(former) < self._upgraded_at + _OLD_PROCESSES_SECONDS
         return _Claim(delivery.dedup_key, former if from_before else None)
 
     def _claim_or_own(self, delivery: Delivery) -> _Claim:

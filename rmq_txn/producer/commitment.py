@@ -1,16 +1,23 @@
 """
-One transaction from its first half message to the verdict: the producer's protocol, in order.
+One transaction with its messages, from its end or its first half message to the verdict, in order:
 
-Nothing here raises on the way: each step runs inside the local-execute callback of the one before,
-so what goes wrong is kept, the verdict is given to every half message, and `run` raises at the end.
+    form A: the block has run; half messages; log row, copies, COMMIT; verdict        `commit_block`
+    form B: half messages; begin, open log row, work, close it, copies, COMMIT; verdict   `commit_work`
+
+Nothing raises on the way: each step runs inside the local-execute callback of the one before, so what
+goes wrong is kept, the verdict is given to every half message, and the failure is raised at the end.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from rmq_txn.database import Database
 from rmq_txn.database.session import Session, SessionState
+from rmq_txn.database.transaction import Transaction
+from rmq_txn.deferred import refuse_deferred
 from rmq_txn.errors import (
     BrokerUnavailableError,
     DatabaseUnavailableError,
@@ -22,12 +29,16 @@ from rmq_txn.errors import (
 from rmq_txn.identity import Owner
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message
-from rmq_txn.producer import outbox
+from rmq_txn.producer import outbox, txlog
 from rmq_txn.producer.checkback import Oracle
+from rmq_txn.producer.receipt import Receipt
+from rmq_txn.producer.txlog import LogState
+from rmq_txn.producer.undisturbed_time import SentVerdicts
 from rmq_txn.transport import ProducerTransport
 from rmq_txn.verdict import Verdict
 
 log = get_logger("producer")
+T = TypeVar("T")
 
 # How long a lost COMMIT is looked up. With a silent network the wait for COMMIT's own answer takes
 # `statement_timeout_seconds`, 10 s, before that, and the caller shall have an outcome within 15 s: so
@@ -45,9 +56,6 @@ class Commitment:
     and the innermost callback runs the local transaction. So all of them exist before the one
     COMMIT, and all get its verdict. The message published last is sent first: the native client
     ends them from the inside out, and so commits them in the order of publishing (docs/hazards.md, H7).
-
-    Attributes:
-        session: the local transaction; None until form B begins it.
     """
 
     def __init__(
@@ -55,13 +63,15 @@ class Commitment:
         client: ProducerTransport,
         oracle: Oracle,
         owner: Owner,
+        database: Database,
+        verdicts: SentVerdicts,
         txn_id: str,
         messages: Sequence[Message],
-        session: Session | None = None,
     ) -> None:
-        self.session = session
         self._client = client
         self._oracle = oracle
+        self._database = database
+        self._verdicts = verdicts
         self._txn_id = txn_id
         self._outbound = [
             message.outbound(
@@ -72,57 +82,91 @@ class Commitment:
             )
             for position, message in enumerate(messages)
         ]
-        self._message_ids = [""] * len(messages)
+        self._message_ids = [""] * len(messages)  # by position; complete in the local transaction
+        self._session: Session | None = None  # until form B begins it
         self._verdict: Verdict | None = None
         self._failure: BaseException | None = None
 
-    def commit(self, session: Session, timeout_seconds: float) -> None:
+    def commit_block(self, session: Session) -> Receipt[None]:
         """
-        Copy the messages to the outbox and COMMIT; the last step of every `local`.
+        Form A: the business SQL ran in `session`; store the half messages and COMMIT.
+
+        Raises: as `TransactionProducer.transaction`.
+        """
+        self.run(lambda: self._log_and_commit(session), session)
+        return Receipt(self._txn_id, tuple(self._message_ids), None)
+
+    def _log_and_commit(self, session: Session) -> None:
+        if self._outbound:
+            txlog.insert(session, LogState.COMMITTED, self._message_ids)
+        self._copy_and_commit(session)
+
+    def commit_work(self, work: Callable[[Transaction], T]) -> Receipt[T]:
+        """
+        Form B: store the half messages, then run `work` in a transaction of its own and COMMIT.
+
+        Raises: as `TransactionProducer.send_in_transaction`.
+        """
+        value: list[T] = []
+        self.run(lambda: self._work_and_commit(work, value.append))
+        return Receipt(self._txn_id, tuple(self._message_ids), value[0])
+
+    def _work_and_commit(self, work: Callable[[Transaction], T], keep: Callable[[T], None]) -> None:
+        session = self._session = self._database.begin(self._txn_id)
+        # First, so that a check-back meanwhile waits on the row and is told UNKNOWN.
+        txlog.insert(session, LogState.OPEN, self._message_ids)
+        value = work(Transaction(session))
+        refuse_deferred(value, "work")
+        keep(value)  # before COMMIT: it may take effect although its answer is lost
+        txlog.mark_committed(session)
+        self._copy_and_commit(session)
+
+    def _copy_and_commit(self, session: Session) -> None:
+        """
+        Copy the messages to the outbox and COMMIT: how both forms end.
 
         Raises:
-            LocalTimeoutError: the transaction began longer ago. The broker has asked for a while
-                then, and must not be left with too few questions should the verdict be lost.
+            LocalTimeoutError: the transaction began longer ago than it may. The broker has asked for a
+                while then, and must not be left with too few questions should the verdict be lost.
         """
         seconds = time.monotonic() - session.began
-        if seconds > timeout_seconds:
+        if seconds > self._database.local_timeout_seconds:
             raise LocalTimeoutError(
                 f"the local transaction took {seconds:.1f} s, local_timeout_seconds is "
-                f"{timeout_seconds:g}; nothing was committed",
+                f"{self._database.local_timeout_seconds:g}; nothing was committed",
                 txn_id=self._txn_id,
             )
         if self._outbound:
             outbox.insert(session, self._outbound, self._message_ids)
         session.commit()
 
-    @property
-    def message_ids(self) -> tuple[str, ...]:
-        """Ids under which the broker stored the half messages, by position; complete in `local`."""
-        return tuple(self._message_ids)
-
-    def run(self, local: Callable[[], None]) -> None:
+    def run(self, local: Callable[[], None], session: Session | None = None) -> None:
         """
-        Store the half messages, run `local`, which must commit `session`, and give the verdict.
+        Store the half messages, run `local`, which must commit its session, and give the verdict.
 
         Returns only if the transaction committed; raises what `TransactionProducer.transaction` says.
+
+        Args:
+            session: the local transaction, if it began already.
         """
-        began = time.monotonic()
-        self._local = local
-        self._store_half_message(len(self._outbound) - 1)
+        self._session = session
+        began, asked_from = time.monotonic(), self._verdicts.now()
+        self._store_half_message(len(self._outbound) - 1, local)
         if self._failure is not None:
             raise self._failure
+        self._verdicts.add(self._txn_id, asked_from)  # the copies are deleted once the broker asks no more
         seconds = round(time.monotonic() - began, 4)
         log.info("transaction committed", messages=len(self._outbound), seconds=seconds)
 
-    def _store_half_message(self, position: int) -> None:
+    def _store_half_message(self, position: int, local: Callable[[], None]) -> None:
         if position < 0:
-            self._run_local_transaction()
+            self._run_local_transaction(local)
             return
 
         def stored(message_id: str) -> Verdict:
             self._message_ids[position] = message_id
             log.debug("half message stored", message_id=message_id, position=position)
-            self._store_half_message(position - 1)
+            self._store_half_message(position - 1, local)
             return self._verdict or Verdict.UNKNOWN
 
         try:
@@ -137,9 +181,9 @@ class Commitment:
         except BaseException as error:  # noqa: BLE001 - kept; run() raises it
             self._fail(error)
 
-    def _run_local_transaction(self) -> None:
+    def _run_local_transaction(self, local: Callable[[], None]) -> None:
         try:
-            self._local()
+            local()
         except BaseException as error:  # noqa: BLE001 - kept; run() raises it
             self._fail(error)
         else:
@@ -151,7 +195,7 @@ class Commitment:
             self._failure = error
         if self._verdict is not None:
             return  # settled further inside; this is Ctrl-C, or the transport, on the way out
-        session = self.session
+        session = self._session
         if session is None:
             verdict = Verdict.ROLLBACK  # it never began, and only this call could begin it
         elif session.state is SessionState.COMMITTED:

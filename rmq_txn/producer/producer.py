@@ -15,24 +15,20 @@ from typing import TypeVar
 import structlog
 
 from rmq_txn import schema
-from rmq_txn.clock import DatabaseClock
 from rmq_txn.database import Database
-from rmq_txn.database.session import Session
 from rmq_txn.database.transaction import Transaction
-from rmq_txn.deferred import refuse_deferred, refuse_deferring
+from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
-from rmq_txn.identity import Owner, owner_of, retention_seconds
+from rmq_txn.identity import retention_seconds
 from rmq_txn.inflight import InFlight
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.producer import txlog
-from rmq_txn.producer.checkback import Oracle
-from rmq_txn.producer.commitment import Commitment
+from rmq_txn.producer.parts import ProducerParts
 from rmq_txn.producer.receipt import PublishingTransaction, Receipt
-from rmq_txn.producer.txlog import LogState
-from rmq_txn.producer.upkeep import OutboxTimes, ProducerHealth, Upkeep, check_duration
-from rmq_txn.transport import ProducerTransport, Transport
+from rmq_txn.producer.upkeep import OutboxTimes, ProducerHealth, check_duration
+from rmq_txn.transport import Transport
 
 log = get_logger("producer")
 T = TypeVar("T")
@@ -86,11 +82,9 @@ class TransactionProducer:
         self._lifecycle = Lifecycle(f"TransactionProducer of group {self._group!r}")
         self._in_flight = InFlight()
         self._inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
-        self._outbox_times = check_budget_seconds, outbox_times or OutboxTimes()
-        self._oracle: Oracle
-        self._client: ProducerTransport
-        self._upkeep: Upkeep
-        self._owner: Owner
+        self._check_budget_seconds = check_budget_seconds
+        self._outbox_times = outbox_times or OutboxTimes()
+        self._parts: ProducerParts | None = None  # from start on
 
     @property
     def state(self) -> State:
@@ -117,28 +111,20 @@ class TransactionProducer:
             NativeLibraryError: run `rmq-txn native install`.
             LifecycleError: started before.
         """
-        self._lifecycle.start(self._start, undo=self._close_client)
+        self._lifecycle.start(self._start, undo=self._close_parts)
 
     def _start(self) -> None:
-        identity = schema.check(self._database)
-        self._owner = Owner(owner_of(self._group, identity.database_id), identity.secret)
-        clock = DatabaseClock()
-        self._upkeep = Upkeep(
-            self._database, identity.database_id, self._group, self._topics, clock, *self._outbox_times
-        )
-        self._oracle = Oracle(
+        self._parts = ProducerParts(
+            self._group,
+            self._topics,
+            self._broker,
             self._database,
-            self._owner,
-            self._retention_seconds,
-            clock=clock,
-            disturb=self._upkeep.disturb,
-            unstamped_until=(identity.upgraded_at or 0.0) + self._retention_seconds,
+            schema.check(self._database),
+            retention_seconds=self._retention_seconds,
+            check_budget_seconds=self._check_budget_seconds,
+            times=self._outbox_times,
         )
-        self._client = self._broker.producer(self._group, self._oracle.check)
-        # Before a broker can name it: who is named without a row is taken for a stranger.
-        self._upkeep.announce(self._client.instance)
-        self._client.start(self._topics)
-        self._upkeep.start(self._client, self._oracle)
+        self._parts.start()
         log.info("producer started", group=self._group, topics=",".join(self._topics))
 
     def is_registered(self) -> bool:
@@ -152,8 +138,8 @@ class TransactionProducer:
             BrokerUnavailableError: they can't be asked.
             LifecycleError: not running.
         """
-        self._lifecycle.require_running("is_registered()")
-        return all(self._client.is_registered(topic) for topic in self._topics)
+        parts = self._lifecycle.require_running("is_registered()", self._parts)
+        return all(parts.client.is_registered(topic) for topic in self._topics)
 
     def health(self) -> ProducerHealth:
         """
@@ -162,8 +148,7 @@ class TransactionProducer:
         Raises:
             LifecycleError: not running.
         """
-        self._lifecycle.require_running("health()")
-        return self._upkeep.health()
+        return self._lifecycle.require_running("health()", self._parts).upkeep.health()
 
     def close(self) -> None:
         """
@@ -178,15 +163,12 @@ class TransactionProducer:
     def _close(self) -> None:
         if not self._in_flight.wait_until_quiet(0.0, self._close_timeout_seconds):
             log.warning("closing although a transaction still runs; check-back will decide it")
-        self._close_client()
+        self._close_parts()
         log.info("producer closed", group=self._group)
 
-    def _close_client(self) -> None:
-        if hasattr(self, "_upkeep"):
-            self._upkeep.close(self._close_timeout_seconds)
-        client: ProducerTransport | None = getattr(self, "_client", None)
-        if client is not None:
-            client.close(self._close_timeout_seconds)
+    def _close_parts(self) -> None:
+        if self._parts is not None:
+            self._parts.close(self._close_timeout_seconds)
 
     def __enter__(self) -> TransactionProducer:
         self.start()
@@ -215,8 +197,9 @@ class TransactionProducer:
             LifecycleError: not running, or inside another transaction of this producer.
             Whatever else the block raises: rolled back, unchanged.
         """
-        with self._one_transaction("transaction()") as txn_id:
+        with self._one_transaction("transaction()") as (parts, txn_id):
             messages: list[Message] = []
+            receipts: list[Receipt[None]] = []
 
             def publish(message: Message) -> None:
                 self._check_publish(message, len(messages))
@@ -224,22 +207,15 @@ class TransactionProducer:
 
             session = self._database.begin(txn_id)
             try:
-                yield (txn := PublishingTransaction(session, publish))
-                commitment = self._commitment(txn_id, messages, session)
+                yield PublishingTransaction(session, publish, receipts)
+                commitment = parts.commitment(txn_id, messages)
             except BaseException as error:
                 told = session.fail(error)
                 log.info("rolled back by its block, nothing was sent", cause=type(error).__name__)
                 if told is not error:
                     raise told from error
                 raise
-
-            def commit() -> None:
-                if messages:
-                    txlog.insert(session, LogState.COMMITTED, commitment.message_ids)
-                commitment.commit(session, self._database.local_timeout_seconds)
-
-            self._run(commitment, txn_id, commit)
-            txn._receipt = Receipt(txn_id, commitment.message_ids, None)  # noqa: SLF001 - ours
+            receipts.append(commitment.commit_block(session))
 
     def send_in_transaction(
         self, messages: Message | Sequence[Message], work: Callable[[Transaction], T]
@@ -263,31 +239,8 @@ class TransactionProducer:
             raise InvalidMessageError("no message given; form B needs at least one")
         for position, message in enumerate(batch):
             self._check_publish(message, position)
-        with self._one_transaction("send_in_transaction()") as txn_id:
-            commitment = self._commitment(txn_id, batch)
-            value: list[T] = []
-
-            def begin_work_commit() -> None:
-                session = commitment.session = self._database.begin(txn_id)
-                # First, so that a check-back meanwhile waits on the row and is told UNKNOWN.
-                txlog.insert(session, LogState.OPEN, commitment.message_ids)
-                value.append(work(Transaction(session)))
-                refuse_deferred(value[0], "work")
-                txlog.mark_committed(session)
-                commitment.commit(session, self._database.local_timeout_seconds)
-
-            self._run(commitment, txn_id, begin_work_commit)
-            return Receipt(txn_id, commitment.message_ids, value[0])
-
-    def _commitment(
-        self, txn_id: str, messages: Sequence[Message], session: Session | None = None
-    ) -> Commitment:
-        return Commitment(self._client, self._oracle, self._owner, txn_id, messages, session)
-
-    def _run(self, commitment: Commitment, txn_id: str, local: Callable[[], None]) -> None:
-        began = self._upkeep.now()
-        commitment.run(local)
-        self._upkeep.verdict_sent(txn_id, began)
+        with self._one_transaction("send_in_transaction()") as (parts, txn_id):
+            return parts.commitment(txn_id, batch).commit_work(work)
 
     def _check_publish(self, message: Message, position: int) -> None:
         if message.topic not in self._topics:
@@ -301,16 +254,16 @@ class TransactionProducer:
             )
 
     @contextmanager
-    def _one_transaction(self, call: str) -> Iterator[str]:
-        self._lifecycle.require_running(call)
+    def _one_transaction(self, call: str) -> Iterator[tuple[ProducerParts, str]]:
+        parts = self._lifecycle.require_running(call, self._parts)
         if (outer := self._inside.get()) is not None:
             raise LifecycleError(
                 f"{call} inside transaction {outer} of the same producer; publish in the outer one"
             )
-        txn_id = self._oracle.new_txn_id()
+        txn_id = parts.oracle.new_txn_id()
         try:
             self._inside.set(txn_id)
             with self._in_flight.one(), structlog.contextvars.bound_contextvars(txn_id=txn_id):
-                yield txn_id
+                yield parts, txn_id
         finally:
             self._inside.set(None)  # as it was; no token, that Ctrl-C could keep from us

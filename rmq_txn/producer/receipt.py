@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from rmq_txn.database.session import Session
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import LifecycleError
+from rmq_txn.message import Message
 
 T = TypeVar("T")
 
@@ -30,7 +33,11 @@ class Receipt(Generic[T]):
 class PublishingTransaction(Transaction):
     """The running transaction of form A."""
 
-    _receipt: Receipt[None] | None = None
+    def __init__(
+        self, session: Session, publish: Callable[[Message], None], receipts: Sequence[Receipt[None]]
+    ) -> None:
+        super().__init__(session, publish)
+        self._receipts = receipts  # whoever commits puts one in
 
     @property
     def receipt(self) -> Receipt[None]:
@@ -40,6 +47,6 @@ class PublishingTransaction(Transaction):
         Raises:
             LifecycleError: the block runs still, or did not commit.
         """
-        if self._receipt is None:
+        if not self._receipts:
             raise LifecycleError(f"transaction {self.txn_id} has not committed, it has no receipt")
-        return self._receipt
+        return self._receipts[0]

@@ -156,12 +156,16 @@ class SentVerdicts:
         self._lock = threading.Lock()
         self._slices: deque[_Slice] = deque()
 
+    def now(self) -> float:
+        """Return the time to give to `add`, before the first half message."""
+        return self._undisturbed.now()
+
     def add(self, txn_id: str, began: float) -> None:
         """
         Remember a transaction whose verdict was just sent.
 
         Args:
-            began: `UndisturbedTime.now()` before its first half message.
+            began: `now()` before its first half message.
         """
         now = self._undisturbed.now()
         if now - began > self._budget_seconds / 4:

@@ -97,6 +97,15 @@ class ProducerHealth:
     clock_skew_seconds: float = 0.0
 
 
+def undisturbed_time(times: OutboxTimes) -> UndisturbedTime:
+    """Make the time that an `Upkeep` counts."""
+    return UndisturbedTime(
+        pause_seconds=times.pause_seconds,
+        silence_seconds=times.silence_seconds,
+        others=(_BROKER, _DATABASE),
+    )
+
+
 class Upkeep:
     """The daemon thread of one producer. Thread-safe; started and closed once."""
 
@@ -109,31 +118,39 @@ class Upkeep:
         clock: DatabaseClock,
         check_budget_seconds: float,
         times: OutboxTimes,
+        undisturbed: UndisturbedTime,
+        verdicts: SentVerdicts,
+        oracle: Oracle,
+        client: ProducerTransport,
     ) -> None:
-        self._database_id = database_id
         self._topics = topics
         self._clock = clock
         self._budget_seconds = check_budget_seconds
         self._times = times
+        self._undisturbed = undisturbed
+        self._verdicts = verdicts
+        self._oracle = oracle
+        self._client = client
         self._closing = threading.Event()
-        self._undisturbed = UndisturbedTime(
-            pause_seconds=times.pause_seconds,
-            silence_seconds=times.silence_seconds,
-            others=(_BROKER, _DATABASE),
-        )
-        self._verdicts = SentVerdicts(self._undisturbed, check_budget_seconds)
         self._outbox = Outbox(database)
         self._presence = Presence(
             self._outbox,
             group,
-            self._undisturbed,
+            undisturbed,
             clock,
             fresh_seconds=times.fresh_seconds,
             check_budget_seconds=check_budget_seconds,
         )
-        self._client: ProducerTransport
-        self._oracle: Oracle
-        self._relay: Relay
+        self._relay = Relay(
+            self._outbox,
+            client,
+            undisturbed,
+            database_id=database_id,
+            overdue_seconds=check_budget_seconds + times.relay_margin_seconds,
+            settle_seconds=times.settle_seconds,
+            work_seconds=times.round_seconds,
+            closing=self._closing,
+        )
         self._count = OutboxCount(0, 0.0)
         self._in_trouble: dict[str, str] = {}
         self._brokers: dict[str, float] = {}
@@ -141,27 +158,12 @@ class Upkeep:
         self._foreign_at = self._forged_at = -math.inf
         self._thread = threading.Thread(target=self._run, name="rmq_txn outbox", daemon=True)
 
-    def disturb(self, cause: str) -> None:
-        """Mistrust what was sent until now: a question was answered UNKNOWN without need."""
-        self._undisturbed.disturb(cause)
-
     def announce(self, instance: str) -> None:
         """See `Presence.announce`; before `start`, on the thread that calls it."""
         self._presence.announce(instance)
 
-    def start(self, client: ProducerTransport, oracle: Oracle) -> None:
-        """Begin, for a client that was announced."""
-        self._client, self._oracle = client, oracle
-        self._relay = Relay(
-            self._outbox,
-            client,
-            self._undisturbed,
-            database_id=self._database_id,
-            overdue_seconds=self._budget_seconds + self._times.relay_margin_seconds,
-            settle_seconds=self._times.settle_seconds,
-            work_seconds=self._times.round_seconds,
-            closing=self._closing,
-        )
+    def start(self) -> None:
+        """Begin; the client was announced, and runs."""
         self._undisturbed.begin()
         self._thread.start()
 
@@ -179,14 +181,6 @@ class Upkeep:
             self._presence.say_goodbye()
         self._outbox.close()
 
-    def now(self) -> float:
-        """Return the time to give to `verdict_sent`, before the first half message."""
-        return self._undisturbed.now()
-
-    def verdict_sent(self, txn_id: str, began: float) -> None:
-        """Take care of the copies of a transaction that committed, from now on."""
-        self._verdicts.add(txn_id, began)
-
     def health(self) -> ProducerHealth:
         """Return what the last round found."""
         registered = _BROKER not in self._in_trouble
@@ -202,7 +196,7 @@ class Upkeep:
         )
 
     def _problems(self, skew: float) -> Iterator[str]:
-        now = self.now()
+        now = self._undisturbed.now()
         alarm_seconds = self._budget_seconds + ALARM_AFTER_BUDGET_SECONDS
         trouble = self._in_trouble.copy()  # of another thread
         if _BROKER in trouble:
@@ -234,17 +228,17 @@ class Upkeep:
 
     def _run(self) -> None:
         try:
-            next_round = self.now() + self._times.round_seconds
+            next_round = self._undisturbed.now() + self._times.round_seconds
             while not self._closing.wait(min(_TICK_SECONDS, self._times.round_seconds)):
                 self._undisturbed.tick()
-                if self.now() >= next_round:
+                if self._undisturbed.now() >= next_round:
                     self._round()
-                    next_round = self.now() + self._times.round_seconds
+                    next_round = self._undisturbed.now() + self._times.round_seconds
         finally:
             self._end()
 
     def _round(self) -> None:
-        asked_at, clients = self.now(), None
+        asked_at, clients = self._undisturbed.now(), None
         with self._step(_BROKER):
             clients = self._ask_brokers()
         self._look_for_strange_checks()
@@ -279,7 +273,7 @@ class Upkeep:
 
     def _look_for_lost_brokers(self, brokers: set[str]) -> None:
         """A broker that left the route answers nobody, and asks no more until it is back."""
-        now = self.now()
+        now = self._undisturbed.now()
         self._brokers |= dict.fromkeys(brokers, now)
         for broker, seen in list(self._brokers.items()):
             if broker not in brokers:
@@ -292,9 +286,9 @@ class Upkeep:
         foreign, forged = self._checks_seen
         self._checks_seen = self._oracle.foreign_checks, self._oracle.forged_checks
         if foreign != self._checks_seen[0]:
-            self._foreign_at = self.now()
+            self._foreign_at = self._undisturbed.now()
         if forged != self._checks_seen[1]:
-            self._forged_at = self.now()
+            self._forged_at = self._undisturbed.now()
 
     @contextmanager
     def _step(self, who: str) -> Iterator[None]:

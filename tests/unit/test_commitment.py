@@ -50,13 +50,14 @@ def test_a_lost_commit_is_looked_up_until_the_caller_must_have_an_outcome(
     oracle: Any = SimpleNamespace(resolve=resolve)
     client: Any = Client()
     owner = Owner("owner", b"secret")
-    commitment = Commitment(client, oracle, owner, new_txn_id(), [Message("topic", b"x")], session)
+    nobody: Any = SimpleNamespace(now=time.monotonic)
+    commitment = Commitment(client, oracle, owner, nobody, nobody, new_txn_id(), [Message("topic", b"x")])
 
     def local() -> None:
         raise pymysql.err.OperationalError(2013, "lost connection")
 
     with pytest.raises(InDoubtError):
-        commitment.run(local)
+        commitment.run(local, session)
     assert least <= timeouts[0] <= most
 
 

@@ -378,7 +378,8 @@ def test_a_broker_that_takes_no_message_leaves_nothing_written(
     def refuse(*_: object) -> None:
         raise BrokerUnavailableError("no route")
 
-    monkeypatch.setattr(producer._client, "send_half", refuse)
+    assert producer._parts is not None
+    monkeypatch.setattr(producer._parts.client, "send_half", refuse)
     with (
         pytest.raises(HalfMessageError, match="nothing was committed: no route"),
         producer.transaction() as txn,

@@ -86,9 +86,10 @@ class Rig:
         oracle: Any = self
         batch = [Message("topic", b"x") for _ in range(messages)]
         owner: Any = FakeOwner("owner")
-        commitment = Commitment(client, oracle, owner, self.txn_id, batch, self.session)
+        verdicts: Any = SimpleNamespace(now=time.monotonic, add=lambda *_: None)
+        commitment = Commitment(client, oracle, owner, verdicts, verdicts, self.txn_id, batch)
         try:
-            commitment.run(local)
+            commitment.run(local, self.session)
         except BaseException as error:  # noqa: BLE001 - the result
             return error
         return None

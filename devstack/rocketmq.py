@@ -14,7 +14,8 @@ from devstack.jars import rocketmq_jars
 from devstack.program import NotReadyError
 from devstack.settings import StackPorts, StackSettings
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.remoting.client import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
 from rmq_txn.remoting.wire import Credentials
 from rmq_txn.testing.broker import READY_TOPIC, as_text, broker_properties, has_route
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -50,11 +51,32 @@ class RouteQueues:
 
 
 @dataclass(frozen=True)
+class Master:
+    """A broker of a topic that asks about half messages and keeps offsets now."""
+
+    broker_name: str
+    address: str
+    queues: int
+    """How many queues of the topic it has for reading."""
+
+
+@dataclass(frozen=True)
 class TopicRoute:
     """Where a topic lives."""
 
     brokers: tuple[RouteBroker, ...]
     queues: tuple[RouteQueues, ...]
+
+    def masters(self) -> tuple[Master, ...]:
+        """Return each broker that has a master now, with its queues."""
+        queues = Counter[str]()
+        for item in self.queues:
+            queues[item.broker_name] += item.read_queues
+        return tuple(
+            Master(broker.name, broker.master_address, queues[broker.name])
+            for broker in self.brokers
+            if broker.master_address is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,41 @@ class ClientConnection:
     address: str
     language: str
     version: int
+
+
+@dataclass(frozen=True)
+class StoredAt:
+    """Where a broker put a message that it was asked to store."""
+
+    offset_message_id: str
+    """The broker's own id: its address and the offset in its commit log, in hex digits."""
+    queue_offset: str
+    transaction_id: str
+
+    @property
+    def commit_log_offset(self) -> int:
+        """
+        Read the offset in the commit log.
+
+        Raises:
+            MalformedAnswerError: the broker gave no such id.
+        """
+        digits = self.offset_message_id[-16:]  # after address and port
+        try:
+            return int(digits, 16)
+        except ValueError as exc:
+            raise wire.MalformedAnswerError(
+                f"msgId is {self.offset_message_id!r:.80}, expected hex digits"
+            ) from exc
+
+
+def read_stored_at(fields: Mapping[str, object]) -> StoredAt:
+    """Read where a message was stored, as far as the broker says it."""
+    return StoredAt(
+        offset_message_id=str(fields.get("msgId") or ""),
+        queue_offset=str(fields.get("queueOffset") or ""),
+        transaction_id=str(fields.get("transactionId") or ""),
+    )
 
 
 def read_broker(value: object) -> RouteBroker:

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Final, Literal
 
-from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
+from rmq_txn.message import Outbound
 from rmq_txn.remoting import answers, wire
-from rmq_txn.remoting.answers import ClientConnection, ClusterInfo, TopicRoute
+from rmq_txn.remoting.answers import ClientConnection, ClusterInfo, StoredAt, TopicRoute
+from rmq_txn.remoting.server import (
+    CONSUMER_NOT_ONLINE,
+    QUERY_NOT_FOUND,
+    SYSTEM_ERROR,
+    RemotingError,
+    RemotingServer,
+)
 from rmq_txn.remoting.stored_message import StoredMessage, read_messages
-
-SUCCESS: Final = 0
-SYSTEM_ERROR: Final = 1
-REQUEST_CODE_NOT_SUPPORTED: Final = 3
-TOPIC_NOT_EXIST: Final = 17
-QUERY_NOT_FOUND: Final = 22
-GROUP_NOT_EXIST: Final = 26
-MESSAGE_ILLEGAL: Final = 13
-NO_PERMISSION: Final = 16
-CONSUMER_NOT_ONLINE: Final = 206
 
 _NOTHING_THERE: Final = frozenset({19, 20, 21})  # PULL_NOT_FOUND, PULL_RETRY_IMMEDIATELY, PULL_OFFSET_MOVED
 
+_SEND_MESSAGE: Final = 10
 _PULL_MESSAGE: Final = 11
 _QUERY_CONSUMER_OFFSET: Final = 14
 _UPDATE_CONSUMER_OFFSET: Final = 15
@@ -39,6 +35,7 @@ _GET_BROKER_CONFIG: Final = 26
 _GET_MAX_OFFSET: Final = 30
 _GET_MIN_OFFSET: Final = 31
 _CONSUMER_SEND_MSG_BACK: Final = 36
+_END_TRANSACTION: Final = 37
 _GET_ROUTE_BY_TOPIC: Final = 105
 _GET_BROKER_CLUSTER_INFO: Final = 106
 _GET_CONSUMER_CONNECTION_LIST: Final = 203
@@ -46,56 +43,22 @@ _GET_PRODUCER_CONNECTION_LIST: Final = 204
 _UPDATE_AND_CREATE_GROUP: Final = 200
 
 _PERM_READ_WRITE: Final = 6
+_HALF: Final = 4
+"""MessageSysFlag.TRANSACTION_PREPARED_TYPE."""
+_ROLLBACK: Final = 12
+"""MessageSysFlag.TRANSACTION_ROLLBACK_TYPE."""
 _PULLED_AT_ONCE: Final = 32
 _HAS_SUBSCRIPTION: Final = 4
 """Of the flags of a pull: it neither commits nor waits, and needs no consumer of the group online."""
 
 
-class RemotingError(RmqTxnError):
+class RemotingClient(RemotingServer):
     """
-    A server answered with an error code.
-
-    Attributes:
-        code: the response code of RocketMQ, such as 17 (TOPIC_NOT_EXIST).
-        remark: what the server said; for people, never for decisions.
-    """
-
-    def __init__(self, code: int, remark: str) -> None:
-        super().__init__(f"the server answered code {code}: {remark}")
-        self.code = code
-        self.remark = remark
-
-    @property
-    def refused(self) -> bool:
-        """Whether the server refused who asked, rather than what was asked."""
-        return self.code == NO_PERMISSION
-
-
-class RemotingClient:
-    """
-    Ask one name server or one broker; a connection a call, so any thread may use it.
-
-    Args:
-        address: "host:port". For a name server also "host:port;host:port": they are asked in
-            turn until one answers, all within the one timeout.
-        timeout_seconds: bound of each call, connecting included; more than 0.
-        credentials: for servers that enforce access control.
+    The questions and orders for one name server or one broker.
 
     Every call raises BrokerUnavailableError when nobody answered in time, and RemotingError when
     the answer is an error code.
     """
-
-    def __init__(
-        self, address: str, *, timeout_seconds: float = 3.0, credentials: wire.Credentials | None = None
-    ) -> None:
-        if timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds is {timeout_seconds!r}, allowed is more than 0")
-        self.address = address
-        self.timeout_seconds = timeout_seconds
-        self._credentials = credentials
-        self._endpoints = tuple(wire.as_endpoint(part) for part in address.split(";") if part.strip())
-        if not self._endpoints:
-            raise ValueError(f"address is {address!r}, allowed is 'host:port', several with ';'")
 
     def topic_route(self, topic: str) -> TopicRoute:
         """
@@ -161,7 +124,7 @@ class RemotingClient:
         if message_type is not None:
             fields["attributes"] = f"+message.type={message_type}"
         what = f"to create topic {topic!r}"
-        self.tell(_UPDATE_AND_CREATE_TOPIC, fields, what)
+        self._tell(_UPDATE_AND_CREATE_TOPIC, fields, what)
 
     def producer_connections(self, group: str) -> tuple[ClientConnection, ...]:
         """
@@ -186,7 +149,7 @@ class RemotingClient:
         configuration of a group that exists: ask first.
         """
         what = f"to create consumer group {group!r}"
-        self.tell(_UPDATE_AND_CREATE_GROUP, {}, what, json.dumps({"groupName": group}).encode())
+        self._tell(_UPDATE_AND_CREATE_GROUP, {}, what, json.dumps({"groupName": group}).encode())
 
     def consumer_offset(self, group: str, topic: str, queue: int) -> int | None:
         """Ask a broker where a consumer group stands in a queue; None if it never committed."""
@@ -205,7 +168,7 @@ class RemotingClient:
         """Tell a broker where a consumer group stands in a queue."""
         fields = {"consumerGroup": group, "topic": topic, "queueId": str(queue), "commitOffset": str(offset)}
         what = f"to set the offset of group {group!r} in queue {queue} of topic {topic!r}"
-        self.tell(_UPDATE_CONSUMER_OFFSET, fields, what)
+        self._tell(_UPDATE_CONSUMER_OFFSET, fields, what)
 
     def send_back(self, group: str, topic: str, commit_log_offset: int, message_id: str) -> None:
         """Give a message back to the broker that stores it: it delivers it to the group again, later."""
@@ -219,7 +182,57 @@ class RemotingClient:
             "maxReconsumeTimes": "16",
         }
         what = f"to take message {message_id} back from group {group!r}"
-        self.tell(_CONSUMER_SEND_MSG_BACK, fields, what)
+        self._tell(_CONSUMER_SEND_MSG_BACK, fields, what)
+
+    def store(self, group: str, message: Outbound, message_id: str, *, half: bool = False) -> StoredAt:
+        """
+        Ask a broker to store a message, in any queue: one that consumers see, or a half message of `group`.
+
+        Args:
+            message_id: its unique key (`UNIQ_KEY`).
+        """
+        properties = {**message.properties, "UNIQ_KEY": message_id, "WAIT": "true"}
+        if half:
+            properties |= {"TRAN_MSG": "true", "PGROUP": group}
+        if message.key is not None:
+            properties["KEYS"] = message.key
+        if message.tag is not None:
+            properties["TAGS"] = message.tag
+        fields = {
+            "producerGroup": group,
+            "topic": message.topic,
+            "defaultTopic": "TBW102",  # required by the header; for topics that don't exist
+            "defaultTopicQueueNums": "4",
+            "queueId": "-1",  # the broker takes any of its queues
+            "sysFlag": str(_HALF if half else 0),
+            "bornTimestamp": str(time.time_ns() // 1_000_000),
+            "flag": "0",
+            # As clients write them: name \x01 value \x02.
+            "properties": "".join(f"{name}\x01{value}\x02" for name, value in properties.items()),
+            "reconsumeTimes": "0",
+            "unitMode": "false",
+            "batch": "false",
+        }
+        return answers.read_stored_at(self._tell(_SEND_MESSAGE, fields, "to store a message", message.body))
+
+    def roll_back(self, group: str, topic: str, half_message: StoredAt) -> None:
+        """
+        Tell a broker that a half message shall never be seen. It answers nothing that could be checked.
+
+        Args:
+            half_message: what `store` returned.
+        """
+        fields = {
+            "topic": topic,
+            "producerGroup": group,
+            "tranStateTableOffset": half_message.queue_offset,
+            "commitLogOffset": str(half_message.commit_log_offset),
+            "commitOrRollback": str(_ROLLBACK),
+            "fromTransactionCheck": "false",
+            "msgId": half_message.offset_message_id,
+            "transactionId": half_message.transaction_id,
+        }
+        self._tell(_END_TRANSACTION, fields, "to roll a half message back")
 
     def max_offset(self, topic: str, queue: int) -> int:
         """Ask a broker for the offset that the next message of a queue will get."""
@@ -287,66 +300,3 @@ class RemotingClient:
                     return ()
                 raise
             return tuple(answers.read_connection(item) for item in wire.as_list(answer, "connectionSet"))
-
-    def tell(self, code: int, fields: Mapping[str, str], what: str, body: bytes = b"") -> dict[str, object]:
-        """Send one request; return the fields of its answer, if any. `what` names it in errors."""
-        with self._asking(what):
-            header, _body = self._ask(code, fields, what, body)
-            return wire.as_object(header.get("extFields") or {}, "extFields")
-
-    @contextmanager
-    def _asking(self, what: str, whom: Literal["broker", "name server"] = "broker") -> Iterator[None]:
-        """Turn an answer that makes no sense, or a question to the wrong server, into a sentence."""
-        try:
-            yield
-        except RemotingError as exc:
-            if exc.code != REQUEST_CODE_NOT_SUPPORTED:
-                raise
-            usual = "9876" if whom == "name server" else "10911"
-            raise BrokerUnavailableError(
-                f"{self.address} is no {whom}: asked for {what} it does not know the question (code "
-                f"{exc.code}: {exc.remark}); is this the port of something else of RocketMQ's? A {whom} "
-                f"listens on port {usual} by default"
-            ) from exc
-        except wire.MalformedAnswerError as exc:
-            raise BrokerUnavailableError(
-                f"{self.address} was asked for {what} and gave no answer in the RocketMQ remoting "
-                f"protocol ({exc}), check that the address is a name server's or broker's"
-            ) from exc
-
-    def _ask_body(self, code: int, fields: Mapping[str, str], what: str) -> object:
-        _header, body = self._ask(code, fields, what)
-        return wire.loads(body) if body else {}
-
-    def _ask_offset(self, code: int, fields: Mapping[str, str], what: str) -> int:
-        header, _body = self._ask(code, fields, what)
-        return wire.as_offset(header)
-
-    def _ask(
-        self, code: int, fields: Mapping[str, str], what: str, body: bytes = b""
-    ) -> tuple[dict[str, object], bytes]:
-        """Send one request to the first endpoint that answers; return header and body."""
-        deadline = time.monotonic() + self.timeout_seconds
-        frame = wire.encode(code, fields, body, self._credentials)
-        failures: list[str] = []
-        last: OSError | None = None
-        for position, (host, port) in enumerate(self._endpoints):
-            left = deadline - time.monotonic()
-            # An endpoint that hangs must not eat the time of those after it.
-            share = left / (len(self._endpoints) - position)
-            try:
-                header, answer = wire.exchange(host, port, share, frame)
-            except OSError as exc:
-                last = exc
-                failures.append(f"{host}:{port}: {exc}")
-                continue
-            answer_code = header.get("code")
-            if not isinstance(answer_code, int):
-                raise wire.MalformedAnswerError(f"the answer's code is {answer_code!r}")
-            if answer_code != SUCCESS:
-                raise RemotingError(answer_code, str(header.get("remark") or "no remark"))
-            return header, answer
-        raise BrokerUnavailableError(
-            f"{self.address} was asked for {what} and did not answer within "
-            f"{self.timeout_seconds:g} s ({'; '.join(failures)})"
-        ) from last

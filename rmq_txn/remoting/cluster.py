@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from rmq_txn.errors import BrokerUnavailableError, SettingsError
-from rmq_txn.remoting.answers import TopicRoute
-from rmq_txn.remoting.client import TOPIC_NOT_EXIST, RemotingClient, RemotingError
+from rmq_txn.remoting.answers import Master, TopicRoute
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import TOPIC_NOT_EXIST, RemotingError
 from rmq_txn.remoting.wire import Credentials
 
 NewGroupFrom: TypeAlias = Literal["earliest", "latest"]
@@ -84,15 +85,10 @@ class ClusterSettings:
                 "create the topic, or start its broker"
             ) from error
 
-    def masters(self, topic: str) -> list[tuple[str, int]]:
+    def masters(self, topic: str) -> tuple[Master, ...]:
         """
-        Return address and number of queues of each broker of a topic that has a master now.
+        Return each broker of a topic that has a master now.
 
         Only a master asks about half messages and keeps offsets. Errors as `route`.
         """
-        route, found = self.route(topic), []
-        for broker in route.brokers:
-            if broker.master_address is not None:
-                queues = sum(item.read_queues for item in route.queues if item.broker_name == broker.name)
-                found.append((broker.master_address, queues))
-        return found
+        return self.route(topic).masters()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
 from rmq_txn.message import Delivery
-from rmq_txn.remoting.client import NO_PERMISSION, TOPIC_NOT_EXIST, RemotingError
 from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.server import NO_PERMISSION, TOPIC_NOT_EXIST, RemotingError
 from rmq_txn.remoting.stored_message import StoredMessage
 
 
@@ -74,12 +74,9 @@ def unread(cluster: ClusterSettings, group: str) -> Iterator[DeadLetter]:
         if error.code != TOPIC_NOT_EXIST:
             raise
         return  # the broker makes the topic when it buries the first message
-    for broker in route.brokers:
-        if (address := broker.master_address) is None:
-            continue
-        queues = sum(item.read_queues for item in route.queues if item.broker_name == broker.name)
-        for queue in range(queues):
-            yield from _read_queue(cluster, address, group, queue)
+    for master in route.masters():
+        for queue in range(master.queues):
+            yield from _read_queue(cluster, master.address, group, queue)
 
 
 def mark_read(cluster: ClusterSettings, group: str, letter: DeadLetter) -> None:

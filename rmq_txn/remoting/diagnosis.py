@@ -7,20 +7,20 @@ which it refuses as it refused the other (docs/decisions/0045).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.message import SCOUT_GROUP, Outbound
-from rmq_txn.remoting.client import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
-from rmq_txn.remoting.plain_messages import store
 from rmq_txn.remoting.refusals import properties_bytes, sentence, unwritable
+from rmq_txn.remoting.server import RemotingError
+from rmq_txn.remoting.wire import MalformedAnswerError
 
 _PROBE_SECONDS: Final = 1.0
-_END_TRANSACTION: Final = 37
-_ROLLBACK: Final = "12"  # MessageSysFlag.TRANSACTION_ROLLBACK_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +77,6 @@ def _try_half(client: RemotingClient, message: Outbound) -> None:
     """
     sizes = {"rmq_txn_probe": "x" * max(1, properties_bytes(message))}
     probe = Outbound(message.topic, bytes(len(message.body)), key=None, tag=None, properties=sizes)
-    told = store(client, SCOUT_GROUP, probe, new_txn_id(), half=True)
-    stored_at = str(told.get("msgId", ""))[-16:]  # the offset in the commit log, after address and port
-    try:
-        commit_log_offset = int(stored_at, 16)
-    except ValueError:
-        return  # then it is asked about
-    fields = {
-        "topic": message.topic,
-        "producerGroup": SCOUT_GROUP,
-        "tranStateTableOffset": str(told.get("queueOffset", "")),
-        "commitLogOffset": str(commit_log_offset),
-        "commitOrRollback": _ROLLBACK,
-        "fromTransactionCheck": "false",
-        "msgId": str(told.get("msgId", "")),
-        "transactionId": str(told.get("transactionId") or ""),
-    }
-    client.tell(_END_TRANSACTION, fields, "to roll a probe back")
+    stored_at = client.store(SCOUT_GROUP, probe, new_txn_id(), half=True)
+    with suppress(MalformedAnswerError):  # then it is asked about
+        client.roll_back(SCOUT_GROUP, message.topic, stored_at)

@@ -20,8 +20,9 @@ from typing import TypeVar
 
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.logs import get_logger
-from rmq_txn.remoting.client import GROUP_NOT_EXIST, RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.server import GROUP_NOT_EXIST, RemotingError
 
 log = get_logger("transport.offsets")
 
@@ -46,9 +47,9 @@ def pin_new_group(cluster: ClusterSettings, group: str, topic: str) -> int:
         BrokerUnavailableError: a server can't be asked or refuses, or no live broker has the topic.
     """
     queues = [
-        _Queue(cluster.ask(address), topic, number)
-        for address, count in cluster.masters(topic)
-        for number in range(count)
+        _Queue(cluster.ask(master.address), topic, number)
+        for master in cluster.masters(topic)
+        for number in range(master.queues)
     ]
     # First where the topic ends, then whether the group is new: another process that makes it one in
     # between finished no start yet, so what was sent until then may be passed over, and nothing later.

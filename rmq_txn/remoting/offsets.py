@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError, SettingsError
-from rmq_txn.remoting.client import TOPIC_NOT_EXIST, RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.server import TOPIC_NOT_EXIST, RemotingError
 from rmq_txn.remoting.stored_message import StoredMessage
 
 LOOK_AHEAD: Final = 1024
@@ -62,17 +63,14 @@ def standings(cluster: ClusterSettings, group: str, topics: Sequence[str]) -> It
             if topic == retry_topic and error.code == TOPIC_NOT_EXIST:
                 continue  # nothing was ever redelivered
             raise
-        for broker in route.brokers:
-            if broker.master_address is None:
-                continue
-            queues = sum(item.read_queues for item in route.queues if item.broker_name == broker.name)
-            client = cluster.ask(broker.master_address)
-            for queue in range(queues):
+        for master in route.masters():
+            client = cluster.ask(master.address)
+            for queue in range(master.queues):
                 offset = client.consumer_offset(group, topic, queue)
                 if offset is not None:
                     end = client.max_offset(topic, queue)
                     ahead = tuple(_ahead(client, group, topic, queue, offset))
-                    yield Standing(topic, broker.name, broker.master_address, queue, offset, end, ahead)
+                    yield Standing(topic, master.broker_name, master.address, queue, offset, end, ahead)
 
 
 def skip(cluster: ClusterSettings, group: str, standing: Standing) -> int:

@@ -13,8 +13,8 @@ from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Outbound
 from rmq_txn.remoting.answers import RouteQueues
-from rmq_txn.remoting.client import MESSAGE_ILLEGAL, NO_PERMISSION, RemotingError
 from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.server import MESSAGE_ILLEGAL, NO_PERMISSION, RemotingError
 
 log = get_logger("transport.refusals")
 
@@ -85,10 +85,11 @@ def require_pulls(cluster: ClusterSettings, group: str, topic: str) -> None:
         BrokerUnavailableError: every broker of the topic forbids it; one of several is logged.
     """
     masters, refused = cluster.masters(topic), list[str]()
-    for address, queues in masters:
+    for master in masters:
+        address = master.address
         client = cluster.ask(address)
         try:
-            if queues:
+            if master.queues:
                 client.pull(group, topic, 0, client.consumer_offset(group, topic, 0) or 0)
             else:
                 refused.append(f"topic {topic!r} has no queue for reading on broker {address}")

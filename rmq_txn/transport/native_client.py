@@ -16,8 +16,9 @@ from rmq_txn.errors import BrokerUnavailableError, LifecycleError, SettingsError
 from rmq_txn.inflight import InFlight
 from rmq_txn.logs import get_logger
 from rmq_txn.remoting.answers import ClientConnection
-from rmq_txn.remoting.client import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.server import RemotingError
 from rmq_txn.transport import binding
 from rmq_txn.transport.binding import WORLD, ffi
 
@@ -103,12 +104,12 @@ class NativeClient:
             ) from error
         if not masters:
             raise BrokerUnavailableError(f"no broker of topic {topic!r} has a master now")
-        for address, _queues in masters:
+        for master in masters:
             try:
-                clients = registered(self._broker.ask(address))
+                clients = registered(self._broker.ask(master.address))
             except RemotingError as error:
                 raise BrokerUnavailableError(
-                    f"broker {address} does not say which clients it knows: {error}"
+                    f"broker {master.address} does not say which clients it knows: {error}"
                 ) from error
             if not any(client.client_id.endswith(self._instance) for client in clients):
                 return False

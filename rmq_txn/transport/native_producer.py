@@ -12,10 +12,10 @@ from typing import Any
 from rmq_txn.errors import BrokerUnavailableError, LifecycleError
 from rmq_txn.logs import get_logger
 from rmq_txn.message import MAX_BODY_BYTES, SCOUT_GROUP, Outbound
-from rmq_txn.remoting.client import RemotingError
 from rmq_txn.remoting.cluster import ClusterSettings
 from rmq_txn.remoting.diagnosis import explain
 from rmq_txn.remoting.plain_messages import PlainSender
+from rmq_txn.remoting.server import RemotingError
 from rmq_txn.transport import Check, Checker, Execute, binding
 from rmq_txn.transport.binding import WORLD, ffi
 from rmq_txn.transport.native_client import QUIET_SECONDS, STOP_PATIENCE_SECONDS, NativeClient

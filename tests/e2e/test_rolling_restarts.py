@@ -30,7 +30,11 @@ def dead_letters(demo: Demo) -> int:
         masters = cluster.masters(topic)
     except BrokerUnavailableError:
         return 0  # no such topic: there never was one
-    return sum(cluster.ask(address).max_offset(topic, queue) for address, n in masters for queue in range(n))
+    return sum(
+        cluster.ask(master.address).max_offset(topic, queue)
+        for master in masters
+        for queue in range(master.queues)
+    )
 
 
 def test_rolling_restarts_over_a_backlog_lose_nothing(

@@ -280,7 +280,7 @@ def test_a_forked_child_can_neither_use_nor_close_its_parents_helper() -> None:
         if child == 0:
             closed = []
             try:
-                lifecycle.require_running("send()", PARTS)
+                lifecycle.require_running("send()", lifecycle)
             except LifecycleError as error:
                 said = str(error)
             else:
@@ -294,7 +294,7 @@ def test_a_forked_child_can_neither_use_nor_close_its_parents_helper() -> None:
             right = right and again == said and "post_worker_init" in said
             os._exit(0 if right and not closed else 4)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        lifecycle.require_running("send()", object())
+        lifecycle.require_running("send()", lifecycle)
         lifecycle.close(lambda: print("closed by the parent"))
     """)
     ran = subprocess.run(

@@ -12,7 +12,7 @@ from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.producer.undisturbed_time import SentVerdicts
 from rmq_txn.producer.upkeep import OutboxTimes, Upkeep, undisturbed_time
 from rmq_txn.remoting.answers import ClientConnection, RouteBroker, TopicRoute
-from rmq_txn.remoting.client import RemotingError
+from rmq_txn.remoting.server import RemotingError
 from rmq_txn.transport.native_producer import NativeProducer
 from rmq_txn.verdict import Verdict
 from tests.unit.fakes import FakeDatabase

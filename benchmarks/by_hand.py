@@ -16,9 +16,9 @@ from typing import Any
 
 import pymysql
 
+from rmq_txn.database.pool import parse_url
+from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.identity import PROPERTY_OWNER, PROPERTY_POSITION, PROPERTY_TXN_ID
-from rmq_txn.pool import parse_url
-from rmq_txn.sql import STATEMENTS
 from rmq_txn.transport import binding
 
 _alive: list[object] = []

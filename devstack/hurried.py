@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from demo_account_service import __main__ as service
-from rmq_txn.upkeep import OutboxTimes
+from rmq_txn.producer.upkeep import OutboxTimes
 
 QUESTIONS = 3
 """How often the broker asks then: after 3 to 8 s, and each 5 s after that."""

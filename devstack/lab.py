@@ -34,9 +34,10 @@ from devstack.services import (
     stop_together,
 )
 from devstack.settings import StackSettings
+from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError
-from rmq_txn.pool import parse_url
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
 
 # Where clients are told to find the broker; its proxy listens there.
 _BROKER_HOST: Final = "127.0.0.2"

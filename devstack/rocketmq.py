@@ -14,9 +14,10 @@ from devstack.jars import rocketmq_jars
 from devstack.program import NotReadyError
 from devstack.settings import StackPorts, StackSettings
 from rmq_txn.errors import BrokerUnavailableError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
+from rmq_txn.remoting.wire import Credentials
 from rmq_txn.testing.broker import READY_TOPIC, as_text, broker_properties, has_route
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
-from rmq_txn.transport.wire import Credentials
 
 HOST = "127.0.0.1"
 BROKER_NAME = "devstack-broker"

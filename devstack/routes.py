@@ -6,7 +6,7 @@ from devstack.errors import StackError
 from devstack.rocketmq import Broker
 from devstack.server import poll_until
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.remoting import RemotingError
+from rmq_txn.remoting.server import RemotingError
 
 _ROUTE_SECONDS = 20.0
 

@@ -6,6 +6,7 @@ Effects inside your database happen once; delivery is at least once; order is no
 
 from rmq_txn.consumer import IdempotentConsumer
 from rmq_txn.database import Database
+from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import (
     BrokerUnavailableError,
     DatabaseUnavailableError,
@@ -18,8 +19,7 @@ from rmq_txn.errors import (
 )
 from rmq_txn.message import Delivery, Message
 from rmq_txn.producer import TransactionProducer
-from rmq_txn.receipt import Receipt
-from rmq_txn.transaction import Transaction
+from rmq_txn.producer.receipt import Receipt
 from rmq_txn.transport.native import RocketMQ
 
 __all__ = [

@@ -10,8 +10,11 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from rmq_txn.errors import LifecycleError, SettingsError
+
+T = TypeVar("T")
 
 _LONGEST_WAIT = 86_400
 """A day; some platforms can't wait for much longer than a month, and nobody means it."""
@@ -82,18 +85,19 @@ class Lifecycle:
             self._changing = None
             self._settled.set()
 
-    def require_running(self, call: str) -> None:
+    def require_running(self, call: str, parts: T | None) -> T:
         """
-        Raise unless this helper runs, in this process.
+        Return what runs of this helper, its `parts`; raise unless it runs, in this process.
 
         Raises:
             LifecycleError: not started, closing or closed; another process; an event loop's thread.
         """
-        if self.state is not State.RUNNING:
+        if self.state is not State.RUNNING or parts is None:
             hint = "; call start() or use it as a context manager" if self.state is State.NEW else ""
             raise LifecycleError(f"{self._what} is {self.state.value}, {call} needs it running{hint}")
         self._refuse_fork()
         refuse_event_loop(call)
+        return parts
 
     def _refuse_fork(self) -> None:
         if self._pid not in (None, os.getpid()):

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import pymysql
 
 from rmq_txn.database import Database
+from rmq_txn.database.pool import DUPLICATE_KEY, error_code
+from rmq_txn.database.sql import SCHEMA, STATEMENTS, UPGRADES, without_comments
 from rmq_txn.errors import SchemaError
 from rmq_txn.logs import get_logger
 from rmq_txn.message import MAX_BODY_BYTES
-from rmq_txn.pool import DUPLICATE_KEY, error_code
-from rmq_txn.sql import SCHEMA, STATEMENTS, UPGRADES, without_comments
 
 log = get_logger("schema")
 

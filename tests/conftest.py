@@ -19,7 +19,7 @@ from devstack.settings import DATABASE_VARIABLE
 from devstack.software import DATABASES, find
 from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import NativeLibraryError
-from rmq_txn.transport import library
+from rmq_txn.library import installer
 from tests.kit.bench import Bench
 from tests.kit.desk import Desk
 
@@ -120,7 +120,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack | ContainerStac
     running = kind(StackSettings.for_tests(folder))
     reason = None
     try:
-        library.require()
+        installer.require()
         running.start()
     except (StackError, NativeLibraryError) as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,12 +1,11 @@
 """
-The layers of the package, checked by reading the source: each module imports only lower tiers.
-
-A new module is added to `TIERS` by whoever writes it; that is where it is argued about.
+The layers of the package, checked by reading the source: each package imports only lower tiers.
 """
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -16,126 +15,46 @@ PACKAGE = ROOT / "rmq_txn"
 DEMOS = ("demo_account_service", "demo_points_service", "demo_chassis")
 LINE_LIMIT = 400
 
-# The integer is its tier; decimals order the modules of one tier.
-TIERS: dict[str, float] = {
-    "rmq_txn.errors": 0,
-    "rmq_txn.verdict": 0,
-    "rmq_txn.identity": 1,
-    "rmq_txn.logs": 1,
-    "rmq_txn.clock": 1,
-    "rmq_txn.lifecycle": 1,
-    "rmq_txn.deferred": 1.1,  # describes errors as the log lines do
-    "rmq_txn.message": 1.1,  # checks names against the properties of identity
-    "rmq_txn.sql": 2,
-    "rmq_txn.connection": 2,
-    "rmq_txn.pool": 2.05,  # lends the connections
-    "rmq_txn.session": 2.1,
-    "rmq_txn.transaction": 2.2,
-    "rmq_txn.database": 2.3,  # makes the transactions
+# The packages, and the modules of the root that stand above some of them: each imports lower tiers only.
+TIERS: dict[str, int] = {
+    "base": 0,  # the other modules of the root
+    "rmq_txn.library": 1,
+    "rmq_txn.remoting": 1,
     "rmq_txn.transport": 2,
-    "rmq_txn.transport.wrapped": 2.1,
-    "rmq_txn.transport.index_settings": 1,
-    "rmq_txn.transport.archive": 1,
-    "rmq_txn.transport.package_index": 1.1,
-    "rmq_txn.transport.library": 2,
-    "rmq_txn.transport.wire": 2.1,
-    "rmq_txn.transport.answers": 2.15,
-    "rmq_txn.transport.remoting": 2.2,
-    "rmq_txn.transport.offsets": 2.45,
-    "rmq_txn.transport.stored": 2.15,
-    "rmq_txn.transport.standing": 2.45,
-    "rmq_txn.transport.deadletters": 2.45,
-    "rmq_txn.transport.inflight": 2,
-    "rmq_txn.transport.settings": 2.4,
-    "rmq_txn.transport.signals": 2,
-    "rmq_txn.transport.native_log": 2,
-    "rmq_txn.transport.binding": 2.1,
-    "rmq_txn.transport.refusals": 2.42,
-    "rmq_txn.transport.diagnosis": 2.46,  # stores as plain does
-    "rmq_txn.transport.plain": 2.45,
-    "rmq_txn.transport.client": 2.5,
-    "rmq_txn.transport.clients": 2.6,
-    "rmq_txn.undisturbed": 2,
-    "rmq_txn.siblings": 2,
+    "rmq_txn.database": 2,  # a transport knows no database
     "rmq_txn.schema": 3,
-    "rmq_txn.txlog": 3,
-    "rmq_txn.inbox": 3,
-    "rmq_txn.parking": 3,
-    "rmq_txn.outbox": 3,
-    "rmq_txn.presence": 3.1,  # writes through the outbox's connection
-    "rmq_txn.transport.native": 3,
-    "rmq_txn.relay": 4,
-    "rmq_txn.receipt": 4,
-    "rmq_txn.checkback": 4,
-    "rmq_txn.commitment": 4.1,  # asks the oracle of checkback after a lost COMMIT answer
-    "rmq_txn.publisher": 4,
-    "rmq_txn.routes": 3,
-    "rmq_txn.aging": 3.1,
-    "rmq_txn.consumer_health": 1,
-    "rmq_txn.handling": 4.1,  # of a publisher it knows the seam
-    "rmq_txn.upkeep": 4.1,
-    "rmq_txn.producer": 5,
-    "rmq_txn.consumer": 5,
-    "rmq_txn.testing.broker": 3,
-    "rmq_txn.testing.image": 3,
-    "rmq_txn.testing.engine": 3,
-    "rmq_txn.testing.container": 3.1,
-    "rmq_txn.testing": 3.2,
-    "rmq_txn.cli.exit_codes": 6,
-    "rmq_txn.cli.output": 6,
-    "rmq_txn.cli.native": 6.1,
-    "rmq_txn.cli.arguments": 6.05,
-    "rmq_txn.cli.schema": 6.1,
-    "rmq_txn.supervisor": 5,
-    "rmq_txn.cli.parked": 6.15,
-    "rmq_txn.cli.dlq": 6.17,
-    "rmq_txn.cli.target": 6.1,
-    "rmq_txn.cli.offsets": 6.15,
-    "rmq_txn.cli.worker": 6.15,
-    "rmq_txn.cli.consume": 6.16,
-    "rmq_txn.cli.outbox": 6.1,
-    "rmq_txn.cli": 6.2,
-    "rmq_txn.__main__": 6.3,
+    "rmq_txn.producer": 4,
+    "rmq_txn.consumer": 4,  # a service may have only one of them
+    "rmq_txn.upkeep": 5,
+    "rmq_txn.testing": 5,
     "rmq_txn": 6,
+    "rmq_txn.cli": 7,
+    "rmq_txn.__main__": 8,
 }
 
 # Third-party packages that are wrapped, and the modules that wrap them.
 WRAPPED = {
     "rocketmq": {"rmq_txn.transport.binding"},
-    "dbutils": {"rmq_txn.pool"},
+    "dbutils": {"rmq_txn.database.pool"},
     # An extra, so imported only where it is used; elsewhere for its types alone.
     "testcontainers": {"rmq_txn.testing.engine", "rmq_txn.testing.container"},
     "docker": {"rmq_txn.testing.engine"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {
-        "rmq_txn.connection",
-        "rmq_txn.pool",
-        "rmq_txn.session",
-        "rmq_txn.database",
-        "rmq_txn.transaction",
+        "rmq_txn.database.connection",
+        "rmq_txn.database.pool",
+        "rmq_txn.database.session",
+        "rmq_txn.database.database",
+        "rmq_txn.database.transaction",
     },
 }
 DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
-    "rmq_txn.txlog",
-    "rmq_txn.inbox",
-    "rmq_txn.parking",
-    "rmq_txn.outbox",
-    "rmq_txn.checkback",
-}
-DATABASE_SIDE = {
-    "rmq_txn.sql",
-    "rmq_txn.connection",
-    "rmq_txn.pool",
-    "rmq_txn.session",
-    "rmq_txn.database",
-    "rmq_txn.transaction",
-    "rmq_txn.schema",
-    "rmq_txn.txlog",
-    "rmq_txn.inbox",
-    "rmq_txn.parking",
-    "rmq_txn.outbox",
-    "rmq_txn.checkback",
+    "rmq_txn.producer.txlog",
+    "rmq_txn.producer.outbox",
+    "rmq_txn.producer.checkback",
+    "rmq_txn.consumer.inbox",
+    "rmq_txn.consumer.parking",
 }
 
 
@@ -148,6 +67,9 @@ def module_name(path: Path) -> str:
 def sources(folder: Path) -> dict[str, str]:
     """Return the source of every module below `folder`, by its dotted name."""
     return {module_name(p): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*.py"))}
+
+
+KNOWN = frozenset(sources(PACKAGE))
 
 
 def imported_names(module: str, source: str, *, is_package: bool = False) -> set[str]:
@@ -183,9 +105,16 @@ def imported_modules(names: set[str]) -> set[str]:
         if name.split(".")[0] != "rmq_txn":
             continue
         parts = name.split(".")
-        known = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-        found.add(next(candidate for candidate in known if candidate in TIERS))
+        prefixes = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+        found.add(next(prefix for prefix in prefixes if prefix in KNOWN))
     return found
+
+
+def room_of(module: str) -> str:
+    """Return the row of `TIERS` that a module belongs to."""
+    parts = module.split(".")
+    prefixes = (".".join(parts[:count]) for count in range(len(parts), 1, -1))
+    return next((prefix for prefix in prefixes if prefix in TIERS), module if module in TIERS else "base")
 
 
 def used_of_driver(source: str) -> set[str]:
@@ -200,17 +129,14 @@ def used_of_driver(source: str) -> set[str]:
 def faults(module: str, source: str, *, is_package: bool = False) -> list[str]:
     """Return what is wrong with one module, as sentences."""
     found: list[str] = []
-    if module not in TIERS:
-        return [f"{module} is not in TIERS: add it, with its tier"]
     names = imported_names(module, source, is_package=is_package)
-    modules = imported_modules(names)
-    for other in sorted(modules):
-        if TIERS[other] >= TIERS[module]:
+    room = room_of(module)
+    for other in sorted(imported_modules(names)):
+        there = room_of(other)
+        if there != room and TIERS[there] >= TIERS[room]:
             found.append(
-                f"{module} (tier {TIERS[module]}) imports {other} (tier {TIERS[other]}), which is not lower"
+                f"{module} (tier {TIERS[room]}) imports {other} (tier {TIERS[there]}), which is not lower"
             )
-        if module.startswith("rmq_txn.transport") and other in DATABASE_SIDE:
-            found.append(f"{module} imports {other}: a transport knows no database")
     for name in sorted(names):
         package = name.split(".")[0]
         if package == "pymysql" and module in DRIVER_ERRORS_ONLY:
@@ -265,11 +191,28 @@ def test_the_package_is_found() -> None:
     assert {"rmq_txn", "rmq_txn.errors", "rmq_txn.cli"} <= set(sources(PACKAGE))
 
 
-def test_producer_and_consumer_do_not_know_each_other() -> None:
-    """They share a tier; a service may have only one of them."""
-    assert TIERS["rmq_txn.producer"] == TIERS["rmq_txn.consumer"]
-    assert faults("rmq_txn.producer", "from rmq_txn import consumer")
-    assert faults("rmq_txn.consumer", "from rmq_txn.producer import TransactionProducer")
+def test_every_package_has_a_tier() -> None:
+    """A new package, or a module of the root, is argued about in `TIERS`."""
+    packages = {f"rmq_txn.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")}
+    assert packages <= set(TIERS)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Also inside a package: `graphlib` names the circle that it finds."""
+    graph = {
+        module: imported_modules(imported_names(module, source, is_package=is_package))
+        for module, source in sources(PACKAGE).items()
+        for is_package in [(PACKAGE.parent / module.replace(".", "/") / "__init__.py").is_file()]
+    }
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize(("one", "other"), [("producer", "consumer"), ("transport", "database")])
+def test_two_packages_do_not_know_each_other(one: str, other: str) -> None:
+    """They share a tier."""
+    assert TIERS[f"rmq_txn.{one}"] == TIERS[f"rmq_txn.{other}"]
+    assert faults(f"rmq_txn.{one}", f"from rmq_txn import {other}")
+    assert faults(f"rmq_txn.{other}.x", f"from rmq_txn.{one} import x")
 
 
 @pytest.mark.parametrize("demo", DEMOS)
@@ -291,20 +234,19 @@ def test_at_most_16_names_are_public() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "expected"),
     [
-        ("rmq_txn.errors", "import rmq_txn.message", "which is not lower"),
-        ("rmq_txn.errors", "def f():\n    from rmq_txn import message", "which is not lower"),
-        ("rmq_txn.verdict", "from .errors import RmqTxnError", "which is not lower"),
+        ("rmq_txn.errors", "import rmq_txn.schema", "which is not lower"),
+        ("rmq_txn.errors", "def f():\n    from rmq_txn import schema", "which is not lower"),
+        ("rmq_txn.verdict", "from .producer import TransactionProducer", "which is not lower"),
         ("rmq_txn.message", "from rmq_txn import Database", "imports rmq_txn (tier 6)"),
-        ("rmq_txn.txlog", "import importlib\nimportlib.import_module('rmq_txn.producer')", "tier 5"),
-        ("rmq_txn.cli.native", "from ..producer import x\nfrom . import schema", "cli.schema"),
-        ("rmq_txn.transport.native", "from rmq_txn import sql", "a transport knows no database"),
+        ("rmq_txn.database.x", "import importlib\nimportlib.import_module('rmq_txn.producer')", "tier 4"),
+        ("rmq_txn.testing.x", "from ..cli import native", "cli.native"),
+        ("rmq_txn.transport.native", "from rmq_txn.database import sql", "which is not lower"),
         ("rmq_txn.transport.native", "import pymysql", "only ["),
-        ("rmq_txn.transport.library", "import rocketmq.ffi", "only ["),
-        ("rmq_txn.database", "from dbutils.pooled_db import PooledDB", "only ["),
-        ("rmq_txn.producer", "import pymysql", "only ["),
-        ("rmq_txn.inbox", "import pymysql\npymysql.connect()", "only err is allowed here"),
-        ("rmq_txn.inbox", "from pymysql import connect", "only err is allowed here"),
-        ("rmq_txn.utils", "", "is not in TIERS"),
+        ("rmq_txn.library.installer", "import rocketmq.ffi", "only ["),
+        ("rmq_txn.database.database", "from dbutils.pooled_db import PooledDB", "only ["),
+        ("rmq_txn.producer.producer", "import pymysql", "only ["),
+        ("rmq_txn.consumer.inbox", "import pymysql\npymysql.connect()", "only err is allowed here"),
+        ("rmq_txn.consumer.inbox", "from pymysql import connect", "only err is allowed here"),
         ("rmq_txn.errors", "\n" * 401, "has 401 lines"),
     ],
 )
@@ -318,7 +260,7 @@ def test_the_checker_finds_a_fault(module: str, source: str, expected: str) -> N
     [
         ("rmq_txn.message", "from rmq_txn.errors import RmqTxnError\nimport json"),
         ("rmq_txn.transport.binding", "from rocketmq import ffi"),
-        ("rmq_txn.inbox", "import pymysql\npymysql.err.IntegrityError"),
+        ("rmq_txn.consumer.inbox", "import pymysql\npymysql.err.IntegrityError"),
         ("rmq_txn.errors", "\n" * 400),
     ],
 )
@@ -339,7 +281,7 @@ def test_relative_imports_in_a_package_are_resolved() -> None:
         ("from rmq_txn import Message\nfrom rmq_txn.errors import SchemaError\nimport rmq_txn", 0),
         ("from rmq_txn.database import Database", 1),
         ("from rmq_txn import sql, Message", 1),
-        ("import rmq_txn.pool", 1),
+        ("import rmq_txn.database.pool", 1),
     ],
 )
 def test_the_demo_checker_finds_a_private_import(source: str, count: int) -> None:

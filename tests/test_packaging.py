@@ -166,7 +166,7 @@ def test_the_readme_installs_from_a_git_address(sources: Path, tmp_path: Path) -
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     alone = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path)]
     subprocess.run([*pip, *alone, requirement.replace(address, f"git+{sources.as_uri()}")], check=True)
-    assert (tmp_path / "rmq_txn" / "sql" / "schema.sql").is_file()
+    assert (tmp_path / "rmq_txn" / "database" / "sql" / "schema.sql").is_file()
 
 
 def test_the_image_of_a_service_is_made_by_commands_that_are_run(wheel: Path) -> None:

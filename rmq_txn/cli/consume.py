@@ -12,9 +12,9 @@ import time
 from contextlib import suppress
 
 from rmq_txn.cli import exit_codes, target
+from rmq_txn.consumer.supervisor import LONGEST_PAUSE_SECONDS, Supervisor
 from rmq_txn.errors import SettingsError
 from rmq_txn.logs import get_logger, log_to_stderr
-from rmq_txn.supervisor import LONGEST_PAUSE_SECONDS, Supervisor
 
 log = get_logger("cli.consume")
 

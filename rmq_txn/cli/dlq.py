@@ -15,7 +15,7 @@ from rmq_txn.logs import describe
 
 if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
-    from rmq_txn.transport.settings import ClusterSettings
+    from rmq_txn.remoting.cluster import ClusterSettings
 
 _REPLAY = """\
 Take the dead letters of the consumer's group into rmq_txn_parked, then handle them as `parked replay`
@@ -45,11 +45,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from rmq_txn.transport import deadletters
+    from rmq_txn.remoting import dead_letters
 
     with loaded_consumer(arguments.target) as consumer:
         shown = 0
-        for letter in deadletters.unread(_cluster(consumer), consumer.group):
+        for letter in dead_letters.unread(_cluster(consumer), consumer.group):
             if shown == arguments.limit:
                 say(f"the first {shown} are shown, --limit shows more")
                 break
@@ -57,18 +57,18 @@ def _list(arguments: argparse.Namespace) -> int:
             say(f"{letter.topic}  {message.message_id}  {message.redeliveries} redeliveries")
             shown += 1
         if not shown:
-            say(f"no dead letters wait in {deadletters.topic_of(consumer.group)}")
+            say(f"no dead letters wait in {dead_letters.topic_of(consumer.group)}")
     return exit_codes.OK
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from rmq_txn.transport import deadletters
+    from rmq_txn.remoting import dead_letters
 
     with loaded_consumer(arguments.target) as consumer:
         cluster = _cluster(consumer)
         keys: list[str] = []
         left: set[tuple[str, int]] = set()
-        for letter in deadletters.unread(cluster, consumer.group):
+        for letter in dead_letters.unread(cluster, consumer.group):
             place = letter.broker, letter.queue
             try:
                 key = consumer.park(letter.delivery)
@@ -79,7 +79,7 @@ def _replay(arguments: argparse.Namespace) -> int:
                 left.add(place)
                 continue
             if place not in left:  # reading up to here would take the one that is left along
-                deadletters.mark_read(cluster, consumer.group, letter)
+                dead_letters.mark_read(cluster, consumer.group, letter)
             if key is None:
                 say(f"handled or parked before: {letter.message.message_id}")
             else:
@@ -89,7 +89,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _cluster(consumer: IdempotentConsumer) -> ClusterSettings:
-    from rmq_txn.transport.settings import ClusterSettings
+    from rmq_txn.remoting.cluster import ClusterSettings
 
     if not isinstance(consumer.broker, ClusterSettings):
         raise SettingsError(

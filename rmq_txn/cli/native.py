@@ -8,12 +8,12 @@ from pathlib import Path
 from rmq_txn.cli import exit_codes
 from rmq_txn.cli.output import say
 from rmq_txn.errors import NativeLibraryError, SettingsError
-from rmq_txn.transport import library
+from rmq_txn.library import installer
 
 _INSTALL = f"""\
-Put {library.FILE_NAME} (Linux x86-64, glibc) beside the Python package rocketmq.
+Put {installer.FILE_NAME} (Linux x86-64, glibc) beside the Python package rocketmq.
 
-Without --from it is taken from the source archive {library.SDIST_NAME} {library.SDIST_VERSION}, found
+Without --from it is taken from the source archive {installer.SDIST_NAME} {installer.SDIST_VERSION}, found
 through the package index configured for pip or uv. The archive is neither built nor installed, no
 code of it runs, and both it and the library must have the SHA-256 this package was tested with.
 """
@@ -21,7 +21,7 @@ code of it runs, and both it and the library must have the SHA-256 this package 
 _INSTALL_EPILOG = f"""\
 Examples:
   rmq-txn native install
-  rmq-txn native install --from {library.SDIST_NAME}-{library.SDIST_VERSION}.tar.gz
+  rmq-txn native install --from {installer.SDIST_NAME}-{installer.SDIST_VERSION}.tar.gz
   rmq-txn native install --from ./rocketmq-client-cpp.deb --allow-unknown
 
 The SHA-256 of the official rocketmq-client-cpp 2.x .deb is not known to this package, so that file
@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="source",
         type=Path,
         metavar="FILE",
-        help=f"a {library.FILE_NAME}, the source archive (.tar.gz) or the official .deb; no network",
+        help=f"a {installer.FILE_NAME}, the source archive (.tar.gz) or the official .deb; no network",
     )
     install.add_argument(
         "--allow-unknown",
@@ -67,19 +67,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _install(arguments: argparse.Namespace) -> int:
     if arguments.allow_unknown and arguments.source is None:
         raise SettingsError("--allow-unknown needs --from FILE")
-    before = library.status()
-    path = library.install(arguments.source, allow_unknown=arguments.allow_unknown)
-    after = library.status()
+    before = installer.status()
+    path = installer.install(arguments.source, allow_unknown=arguments.allow_unknown)
+    after = installer.status()
     done = "already there" if before.sha256 == after.sha256 else "installed"
     say(f"{done}: {path}, build {after.version}")
-    problem = library.load_problem(str(path))
+    problem = installer.load_problem(str(path))
     if problem is not None:
         raise NativeLibraryError(f"{path} is in place but can't be used: {problem}")
     return exit_codes.OK
 
 
 def _status(_arguments: argparse.Namespace) -> int:
-    found = library.status()
+    found = installer.status()
     # The file beside `rocketmq` wins over one of the system, as in rocketmq/ffi.py.
     loaded = str(found.path) if found.sha256 else found.system_library
     if found.platform_problem is not None:
@@ -87,7 +87,7 @@ def _status(_arguments: argparse.Namespace) -> int:
     elif loaded is None or found.path is None:
         problem = "not present"
     else:
-        problem = library.load_problem(loaded)
+        problem = installer.load_problem(loaded)
     elsewhere = f"no, but the system has {found.system_library}" if found.system_library else "no"
     for name, value in (
         ("path", found.path or "none: rocketmq-client-python is not installed"),
@@ -100,5 +100,5 @@ def _status(_arguments: argparse.Namespace) -> int:
         say(f"{name + ':':<10}{value}")
     if problem is None:
         return exit_codes.OK
-    library.require()  # says best what to run when it is the platform, the package or the file
+    installer.require()  # says best what to run when it is the platform, the package or the file
     raise NativeLibraryError(f"{loaded} can't be used: {problem}; run `rmq-txn native install`")

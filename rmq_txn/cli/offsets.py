@@ -8,9 +8,9 @@ from rmq_txn.cli import exit_codes, target
 from rmq_txn.cli.output import say
 from rmq_txn.consumer import IdempotentConsumer
 from rmq_txn.errors import RmqTxnError, SettingsError
-from rmq_txn.transport.settings import ClusterSettings
-from rmq_txn.transport.standing import LOOK_AHEAD, Standing, skip, standings
-from rmq_txn.transport.stored import StoredMessage
+from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.offsets import LOOK_AHEAD, Standing, skip, standings
+from rmq_txn.remoting.stored_message import StoredMessage
 
 _SKIP_EPILOG = """\
 The message is shown first. Unhandled messages before it are given back to the broker, which delivers them

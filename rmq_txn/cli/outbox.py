@@ -46,7 +46,8 @@ def _status(arguments: argparse.Namespace) -> int:
         raise SettingsError(
             f"--check-budget-seconds is {arguments.check_budget_seconds:g}, it must be more than 0"
         )
-    from rmq_txn import outbox, schema
+    from rmq_txn import schema
+    from rmq_txn.producer import outbox
 
     with opened(arguments) as database:
         schema.check(database)

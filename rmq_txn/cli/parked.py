@@ -113,7 +113,7 @@ def replay_all(consumer: IdempotentConsumer, keys: Iterable[str], *, rate: float
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from rmq_txn import parking
+    from rmq_txn.consumer import parking
 
     with loaded_consumer(arguments.target) as consumer:
         if arguments.key is not None:
@@ -126,7 +126,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from rmq_txn import parking
+    from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction(read_only=True) as txn:
         found = parking.failures(txn, arguments.group, arguments.limit)
@@ -145,7 +145,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from rmq_txn import parking
+    from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction(read_only=True) as txn:
         parked = parking.read(txn, arguments.group, arguments.key)
@@ -173,7 +173,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _drop(arguments: argparse.Namespace) -> int:
-    from rmq_txn import parking
+    from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction() as txn:
         dropped = parking.unpark(txn, arguments.group, arguments.key)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
 
 READY_TOPIC: Final = "rmq-txn-ready"
 

@@ -10,11 +10,12 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final
 
 from rmq_txn.errors import BrokerUnavailableError, LifecycleError, SettingsError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
 from rmq_txn.testing import engine
 from rmq_txn.testing import image as known
 from rmq_txn.testing.broker import READY_TOPIC, SHORT_POLLS, as_text, broker_properties, delays_of, has_route
 from rmq_txn.testing.engine import HOST, ContainerError
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
 
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 
 from rmq_txn.errors import LifecycleError, NativeLibraryError
 from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
+from rmq_txn.library import installer
 from rmq_txn.lifecycle import AFTER_FORK
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, Outbound
-from rmq_txn.transport import library, native_log
+from rmq_txn.transport import native_log
 
 log = get_logger("transport.native")
 
@@ -98,7 +99,7 @@ def ffi() -> Any:
         NativeLibraryError: missing, not loadable, or another build than the accessor fits.
         SettingsError: its log can't be written.
     """
-    library.require()
+    installer.require()
     native_log.prepare()
     try:
         from rocketmq import ffi as table  # here: the package must import without the library

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rmq_txn.message import check_group, check_tag, check_topic
+from rmq_txn.remoting.cluster import ClusterSettings
 from rmq_txn.transport import Checker, Deliver
-from rmq_txn.transport.clients import NativeConsumer, NativeProducer
-from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.transport.native_consumer import NativeConsumer
+from rmq_txn.transport.native_producer import NativeProducer
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import pytest
 
 from devstack import ContainerStack, Stack, StackError
 from devstack.stack import ServerHandle
+from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.pool import parse_url
-from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.remoting.client import RemotingClient
 from tests.kit.rows import rows
 from tests.kit.wait import until
 

@@ -13,9 +13,9 @@ import pytest
 
 from devstack.server import Server
 from devstack.services import Answer, DemoService
+from rmq_txn.database.pool import parse_url
 from rmq_txn.identity import PROPERTY_POSITION, PROPERTY_TXN_ID, new_txn_id
-from rmq_txn.pool import parse_url
-from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.remoting.client import RemotingClient
 from tests.e2e.conftest import DELIVERY_SECONDS, Demo
 from tests.kit.wait import until
 

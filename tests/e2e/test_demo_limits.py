@@ -16,7 +16,7 @@ import pymysql
 import pytest
 
 from devstack.services import HOST, DemoService
-from rmq_txn.pool import parse_url
+from rmq_txn.database.pool import parse_url
 from tests.e2e.conftest import DELIVERY_SECONDS, Demo
 from tests.kit.wait import until
 

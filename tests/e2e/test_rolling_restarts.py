@@ -11,7 +11,7 @@ import pytest
 
 from devstack.services import points_service, start_together
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.remoting.cluster import ClusterSettings
 from tests.e2e.conftest import SEEDS, Demo
 from tests.kit.wait import until
 
@@ -30,7 +30,11 @@ def dead_letters(demo: Demo) -> int:
         masters = cluster.masters(topic)
     except BrokerUnavailableError:
         return 0  # no such topic: there never was one
-    return sum(cluster.ask(address).max_offset(topic, queue) for address, n in masters for queue in range(n))
+    return sum(
+        cluster.ask(master.address).max_offset(topic, queue)
+        for master in masters
+        for queue in range(master.queues)
+    )
 
 
 def test_rolling_restarts_over_a_backlog_lose_nothing(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from rmq_txn import aging
-from rmq_txn.consumer_health import HealthNotes
+from rmq_txn.consumer import aging
+from rmq_txn.consumer.health import HealthNotes
+from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.identity import new_txn_id
-from rmq_txn.parking import ParkedState
 from rmq_txn.verdict import Answer
 from tests.kit.bench import OWNER, Bench
 

@@ -23,7 +23,7 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
-from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.remoting.client import RemotingClient
 from tests.kit.rows import rows
 from tests.kit.wait import until
 

@@ -17,7 +17,7 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn.cli import exit_codes
-from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.remoting.client import RemotingClient
 from tests.conftest import CHECKOUT
 from tests.kit import foreign
 from tests.kit.rows import rows

@@ -9,10 +9,10 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import Delivery, IdempotentConsumer, RocketMQ, Transaction, TransactionProducer
+from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.lifecycle import State
 from rmq_txn.message import Outbound
-from rmq_txn.pool import parse_url
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
 from tests.kit.statements import COMMIT, Killer, hooked

@@ -15,7 +15,7 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
-from rmq_txn.pool import parse_url
+from rmq_txn.database.pool import parse_url
 from tests.kit.desk import Desk
 from tests.kit.statements import COMMIT, Killer, hooked
 from tests.kit.transports import DeliverTwice

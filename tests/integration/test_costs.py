@@ -20,13 +20,13 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
-from rmq_txn.checkback import Oracle
+from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import InvalidMessageError
 from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
-from rmq_txn.sql import STATEMENTS
+from rmq_txn.producer.checkback import Oracle
+from rmq_txn.producer.txlog import MAX_MESSAGES
 from rmq_txn.transport import Deliver
-from rmq_txn.txlog import MAX_MESSAGES
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.proxy import Line, TcpProxy, proxied, through
 from tests.kit.transports import Wrapped

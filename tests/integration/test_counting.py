@@ -10,9 +10,10 @@ from dataclasses import replace
 import pymysql
 import pytest
 
-from rmq_txn import Database, Delivery, Transaction, connection
-from rmq_txn.parking import ParkedState
-from rmq_txn.pool import parse_url
+from rmq_txn import Database, Delivery, Transaction
+from rmq_txn.consumer.parking import ParkedState
+from rmq_txn.database import connection
+from rmq_txn.database.pool import parse_url
 from rmq_txn.verdict import Answer
 from tests.kit.bench import Bench
 from tests.kit.rows import rows

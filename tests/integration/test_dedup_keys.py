@@ -9,10 +9,11 @@ from dataclasses import replace
 import pymysql
 import pytest
 
-from rmq_txn import Delivery, IdempotentConsumer, Transaction, parking, schema
+from rmq_txn import Delivery, IdempotentConsumer, Transaction, schema
+from rmq_txn.consumer import parking
+from rmq_txn.consumer.parking import ParkedState
+from rmq_txn.database.pool import parse_url
 from rmq_txn.identity import new_txn_id
-from rmq_txn.parking import ParkedState
-from rmq_txn.pool import parse_url
 from rmq_txn.verdict import Answer
 from tests.kit.bench import OWNER, Bench
 from tests.kit.rows import rows

@@ -21,7 +21,8 @@ from devstack.guard import boot_id, start_ticks
 from devstack.machine import ports_open_to_others
 from devstack.settings import CHECKOUT
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
 from tests.kit import wait
 
 pytestmark = [pytest.mark.servers, pytest.mark.local_stack]

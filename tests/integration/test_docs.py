@@ -24,8 +24,8 @@ import pytest
 import rmq_txn
 from devstack import LocalStack
 from devstack.rocketmq import CLUSTER_NAME
+from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import TransactionError
-from rmq_txn.pool import parse_url
 from tests.kit.documents import (
     CHECKOUT,
     CHINESE,

@@ -13,9 +13,10 @@ import pytest
 
 from devstack import Stack
 from rmq_txn import Database, IdempotentConsumer, RocketMQ, Transaction
+from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.message import Delivery
-from rmq_txn.parking import ParkedState
-from rmq_txn.transport import binding, deadletters
+from rmq_txn.remoting import dead_letters
+from rmq_txn.transport import binding
 from tests.kit import foreign
 from tests.kit.desk import Desk
 from tests.kit.processes import child, outcome
@@ -149,4 +150,4 @@ def test_a_group_whose_broker_would_bury_at_once_is_parked_by_its_own_count(
         60,
     )
     assert calls == [0, 1, 2, 3, 4]
-    assert list(deadletters.unread(cluster, f"c-{desk.topic}")) == []
+    assert list(dead_letters.unread(cluster, f"c-{desk.topic}")) == []

@@ -38,8 +38,9 @@ from rmq_txn import (
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.identity import PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Outbound
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
 from rmq_txn.transport import Check, Deliver, binding
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.known import known_producer
 from tests.kit.processes import child, outcome, together

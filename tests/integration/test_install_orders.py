@@ -11,8 +11,8 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import RocketMQ
+from rmq_txn.library import installer
 from rmq_txn.message import Message
-from rmq_txn.transport import library
 from rmq_txn.verdict import Verdict
 from tests.kit.processes import child, outcome
 
@@ -44,7 +44,7 @@ def test_the_sdk_works_beside_the_grpc_client_whichever_was_installed_last(
     stack: LocalStack, topic: str, other: Path, tmp_path: Path, last: str
 ) -> None:
     """C8: both lie in one folder then, and the `__init__.py` is that of the last one."""
-    binary = library.status().path
+    binary = installer.status().path
     assert binary is not None
     for package in (
         (other / "rocketmq", binary.parent) if last == "native" else (binary.parent, other / "rocketmq")
@@ -64,6 +64,6 @@ def sends_one(name_server: str, topic: str) -> None:
     producer.start()
     producer.send_half(message, lambda _id: Verdict.ROLLBACK)
     producer.close(10.0)
-    path = library.status().path
+    path = installer.status().path
     assert path is not None
     print(path.parent, "grpc" in sys.modules, flush=True)

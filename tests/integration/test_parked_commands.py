@@ -12,7 +12,7 @@ import pytest
 
 from rmq_txn import Delivery, Message, Reject, RocketMQ, Transaction, cli
 from rmq_txn.cli import exit_codes
-from rmq_txn.transport import deadletters, wire
+from rmq_txn.remoting import dead_letters, wire
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -126,7 +126,7 @@ def buried(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Delivery:
     body = {"id": "m", "padding": "积分" * 4000}  # compressed on its way
     message = Message(desk.topic, body, key="k", tag="gold", properties={"名字": "值"})
     desk.producer.send_in_transaction(message, lambda _txn: None)
-    until(lambda: list(deadletters.unread(cluster, f"c-{desk.topic}")), "the broker buries it", 60)
+    until(lambda: list(dead_letters.unread(cluster, f"c-{desk.topic}")), "the broker buries it", 60)
     consumer.close()
     return desk.deliveries[0]
 
@@ -135,7 +135,7 @@ def test_what_the_broker_buried_is_listed_and_replayed_once(
     desk: Desk, command: Command, buried: Delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read exactly as a handler gets it; a crash at any step loses nothing and doubles nothing."""
-    (letter,) = deadletters.unread(RocketMQ(desk.stack.name_server), f"c-{desk.topic}")
+    (letter,) = dead_letters.unread(RocketMQ(desk.stack.name_server), f"c-{desk.topic}")
     redeliveries = letter.delivery.redeliveries
     stored = letter.delivery.stored_milliseconds
     assert letter.delivery == dataclasses.replace(
@@ -151,7 +151,7 @@ def test_what_the_broker_buried_is_listed_and_replayed_once(
     )
 
     with monkeypatch.context() as crash:
-        crash.setattr(deadletters, "mark_read", lambda *_: 1 / 0)
+        crash.setattr(dead_letters, "mark_read", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             command("dlq", "replay", "SERVICE")
     assert rows(desk.url, "SELECT state, error FROM rmq_txn_parked") == [(5, b"buried by the broker")]

@@ -10,9 +10,9 @@ import pymysql
 import pytest
 
 from rmq_txn import Delivery, Reject, Transaction
+from rmq_txn.consumer.parking import ParkedState
+from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import InvalidMessageError
-from rmq_txn.parking import ParkedState
-from rmq_txn.pool import parse_url
 from rmq_txn.transport import Deliver
 from rmq_txn.verdict import Answer
 from tests.kit.desk import Desk
@@ -225,7 +225,7 @@ def test_a_message_older_than_the_inbox_remembers_is_parked_untried(
     """Its inbox row may have been pruned, so only a person may have it handled."""
     eight_days_ago = f"{int((time.time() - 8 * 86_400) * 1000):012x}{'0' * 20}"
     with monkeypatch.context() as patch:
-        patch.setattr("rmq_txn.checkback.new_txn_id", lambda _now: eight_days_ago)
+        patch.setattr("rmq_txn.producer.checkback.new_txn_id", lambda _now: eight_days_ago)
         desk.publish("old")
     consumer = desk.consumer(inbox_retention_days=7.0)
     until(lambda: parked(desk) == [(ParkedState.OVER_AGE, 0)], "parked", 40)

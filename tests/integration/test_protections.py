@@ -21,9 +21,9 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
+from rmq_txn.database.pool import parse_url
 from rmq_txn.message import Outbound
-from rmq_txn.pool import parse_url
-from rmq_txn.upkeep import OutboxTimes
+from rmq_txn.producer.upkeep import OutboxTimes
 from rmq_txn.verdict import Verdict
 from tests.conftest import prepared_url
 from tests.kit.processes import child, outcome

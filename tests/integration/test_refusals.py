@@ -12,10 +12,10 @@ from devstack import LocalStack
 from rmq_txn import BrokerUnavailableError, RocketMQ
 from rmq_txn.identity import is_txn_id
 from rmq_txn.message import SCOUT_GROUP, Message
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.diagnosis import explain
 from rmq_txn.transport import Check
-from rmq_txn.transport.clients import NativeProducer
-from rmq_txn.transport.diagnosis import explain
-from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.transport.native_producer import NativeProducer
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.known import known_producer
 from tests.kit.wait import until

@@ -10,8 +10,8 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import Database, DatabaseUnavailableError, Message
+from rmq_txn.database.session import Session
 from rmq_txn.errors import TransactionLostError
-from rmq_txn.session import Session
 from tests.kit.administrator import administer, read_only
 from tests.kit.desk import Desk
 from tests.kit.rows import rows

@@ -12,7 +12,7 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import Database, Message, RocketMQ, TransactionProducer
-from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.remoting.client import RemotingClient
 from tests.conftest import CHECKOUT
 from tests.kit.rows import rows
 from tests.kit.wait import until

@@ -10,9 +10,9 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import Database, schema
+from rmq_txn.database.pool import parse_url
+from rmq_txn.database.sql import STATEMENTS, without_comments
 from rmq_txn.errors import SchemaError, TransactionLostError
-from rmq_txn.pool import parse_url
-from rmq_txn.sql import STATEMENTS, without_comments
 from tests.kit.administrator import administer
 from tests.kit.processes import together
 from tests.kit.rows import rows

@@ -11,9 +11,9 @@ import pymysql.cursors
 import pytest
 
 from rmq_txn import Database, Transaction
+from rmq_txn.database.pool import parse_url
+from rmq_txn.database.session import Session
 from rmq_txn.errors import LifecycleError, TransactionLostError
-from rmq_txn.pool import parse_url
-from rmq_txn.session import Session
 from tests.kit.rows import rows
 from tests.kit.wait import until
 

@@ -20,9 +20,9 @@ import pytest
 from devstack import LocalStack, StackSettings
 from rmq_txn import Database, Delivery, IdempotentConsumer, RocketMQ, Transaction, TransactionProducer
 from rmq_txn.message import Outbound
+from rmq_txn.producer.upkeep import OutboxTimes
+from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.transport import Check, Checker, Execute
-from rmq_txn.transport.remoting import RemotingClient
-from rmq_txn.upkeep import OutboxTimes
 from rmq_txn.verdict import Verdict
 from tests.conftest import CHECKOUT, prepared_url
 from tests.kit.proxy import proxied, through

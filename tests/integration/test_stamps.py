@@ -13,7 +13,7 @@ from devstack import Stack
 from rmq_txn import Database, RocketMQ, TransactionProducer, schema
 from rmq_txn.identity import PROPERTY_STAMP, PROPERTY_TXN_ID, Owner, new_txn_id, owner_of
 from rmq_txn.message import Message, Outbound
-from rmq_txn.upkeep import OutboxTimes
+from rmq_txn.producer.upkeep import OutboxTimes
 from rmq_txn.verdict import Verdict
 from tests.kit.rows import rows
 from tests.kit.transports import RecordChecks, Wrapped

@@ -11,8 +11,9 @@ from devstack import LocalStack
 from rmq_txn import RmqTxnError, RocketMQ
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.message import SCOUT_GROUP
-from rmq_txn.transport.clients import NativeConsumer, NativeProducer
-from rmq_txn.transport.remoting import RemotingClient
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.transport.native_consumer import NativeConsumer
+from rmq_txn.transport.native_producer import NativeProducer
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.known import known_producer
 from tests.kit.processes import child, outcome

@@ -13,9 +13,9 @@ import pytest
 from devstack import LocalStack, StackError, StackSettings
 from devstack.software import DATABASES
 from rmq_txn import Database, schema
+from rmq_txn.database.session import Session
+from rmq_txn.database.sql import STATEMENTS, UPGRADES
 from rmq_txn.errors import DatabaseUnavailableError
-from rmq_txn.session import Session
-from rmq_txn.sql import STATEMENTS, UPGRADES
 from tests.kit.rows import rows
 
 pytestmark = [pytest.mark.servers, pytest.mark.local_stack]

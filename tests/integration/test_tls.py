@@ -16,8 +16,8 @@ from cryptography.x509.oid import NameOID
 
 from devstack import LocalStack, StackError, StackSettings
 from rmq_txn import Database, schema
+from rmq_txn.database.session import Session
 from rmq_txn.errors import DatabaseUnavailableError
-from rmq_txn.session import Session
 
 pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 

@@ -24,8 +24,8 @@ from rmq_txn import (
     TransactionLostError,
     TransactionProducer,
 )
+from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import LocalTimeoutError
-from rmq_txn.pool import parse_url
 from rmq_txn.verdict import Verdict
 from tests.kit.proxy import Line, proxied, through
 from tests.kit.rows import rows

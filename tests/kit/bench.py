@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from rmq_txn import Database, Delivery, IdempotentConsumer, Transaction
+from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.identity import new_txn_id
-from rmq_txn.parking import ParkedState
 from rmq_txn.verdict import Answer
 from tests.kit.handed import Hands
 from tests.kit.rows import rows

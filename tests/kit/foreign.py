@@ -8,7 +8,7 @@ import time
 import zlib
 
 from rmq_txn.identity import new_txn_id
-from rmq_txn.transport import wire
+from rmq_txn.remoting import wire
 
 _SEND_MESSAGE = 10
 COMPRESSED, LZ4, ZSTD, ZLIB = 1, 1 << 8, 2 << 8, 3 << 8

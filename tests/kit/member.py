@@ -19,10 +19,11 @@ from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
-from rmq_txn import Database, RocketMQ, TransactionProducer, upkeep
+from rmq_txn import Database, RocketMQ, TransactionProducer
+from rmq_txn.producer import parts
+from rmq_txn.producer.undisturbed_time import UndisturbedTime
+from rmq_txn.producer.upkeep import OutboxTimes
 from rmq_txn.transport import Checker, Execute
-from rmq_txn.undisturbed import UndisturbedTime
-from rmq_txn.upkeep import OutboxTimes
 from rmq_txn.verdict import Verdict
 from tests.kit.transports import Wrapped, never_answers
 
@@ -33,19 +34,19 @@ class FixedTime:
     fixed_seconds = 0.0
 
     def __init__(self, undisturbed: UndisturbedTime, _check_budget_seconds: float) -> None:
-        self._now = undisturbed.now
+        self.now = undisturbed.now
         self._lock = threading.Lock()
         self._sent: list[tuple[float, str]] = []
 
     def add(self, txn_id: str, _began: float) -> None:
         """Remember."""
         with self._lock:
-            self._sent.append((self._now(), txn_id))
+            self._sent.append((self.now(), txn_id))
 
     def settled(self) -> Iterator[list[str]]:
         """Take out what is old enough."""
         with self._lock:
-            while self._sent and self._now() - self._sent[0][0] > self.fixed_seconds:
+            while self._sent and self.now() - self._sent[0][0] > self.fixed_seconds:
                 yield [self._sent.pop(0)[1]]
 
 
@@ -59,7 +60,7 @@ def main(arguments: dict[str, Any]) -> None:
     with ExitStack() as resources:
         if "fixed_seconds" in arguments:
             FixedTime.fixed_seconds = arguments["fixed_seconds"]
-            resources.enter_context(mock.patch.object(upkeep, "SentVerdicts", FixedTime))
+            resources.enter_context(mock.patch.object(parts, "SentVerdicts", FixedTime))
         database = Database.mysql(arguments["url"])
         resources.callback(database.close)
         armed = threading.Event()  # the half messages of the start are rolled back as ever

@@ -6,7 +6,7 @@ from typing import Any
 
 import pymysql
 
-from rmq_txn.pool import parse_url
+from rmq_txn.database.pool import parse_url
 
 
 def rows(url: str, sql: str, args: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -21,7 +21,7 @@ def main(arguments: dict[str, Any]) -> None:
     time.time_ns = lambda: nanoseconds() + ahead * 1_000_000_000
     # Only now: whoever takes a clock as a default argument gets the wrong one.
     from rmq_txn import Database, RocketMQ, TransactionProducer
-    from rmq_txn.upkeep import OutboxTimes
+    from rmq_txn.producer.upkeep import OutboxTimes
 
     producer = TransactionProducer(
         group=arguments["group"],

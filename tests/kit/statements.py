@@ -9,8 +9,8 @@ from unittest import mock
 
 import pymysql
 
-from rmq_txn import database
-from rmq_txn.session import Session
+from rmq_txn.database import database
+from rmq_txn.database.session import Session
 from tests.kit import wait
 
 COMMIT = "COMMIT"

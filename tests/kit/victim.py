@@ -21,8 +21,8 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
+from rmq_txn.database.session import Session
 from rmq_txn.message import Outbound
-from rmq_txn.session import Session
 from rmq_txn.transport import Deliver, Execute
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.statements import COMMIT, hooked

@@ -90,7 +90,7 @@ class Consuming:
 
     # One delivery, in the order of the protocol.
 
-    @names("rmq_txn.inbox.claim")
+    @names("rmq_txn.consumer.inbox.claim")
     def claim(self, s: State, n: int) -> Steps:
         d = s.deliveries[n]
         if d.place != "ready":
@@ -127,7 +127,7 @@ class Consuming:
             then = self.park(then, "failed") if self.on.parked_before_ack else then
             yield Step(f"consumer {n}: the handler raises once too often: parked", then)
 
-    @names("rmq_txn.session.Session.commit")
+    @names("rmq_txn.database.session.Session.commit")
     def commit(self, s: State, n: int) -> Steps:
         d = s.deliveries[n]
         if d.place == "handled":

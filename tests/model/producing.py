@@ -131,7 +131,7 @@ class Producing:
 
     # The calling thread, in the order of form B. Form A begins with its business SQL.
 
-    @names("rmq_txn.commitment.Commitment.run", "rmq_txn.transport.ProducerTransport.send_half")
+    @names("rmq_txn.producer.commitment.Commitment.run", "rmq_txn.transport.ProducerTransport.send_half")
     def store_half_message(self, s: State) -> Steps:
         if s.caller != "half":
             return
@@ -151,7 +151,7 @@ class Producing:
                 failed = self.give_up(then, "not committed")  # HalfMessageError
                 yield from self.fault(failed, f"{text}; the client gives up: HalfMessageError")
 
-    @names("rmq_txn.txlog.insert")
+    @names("rmq_txn.producer.txlog.insert")
     def insert_log_row(self, s: State) -> Steps:
         if s.caller != "insert":
             return
@@ -193,7 +193,7 @@ class Producing:
                 tripped="deadlock",
             )
 
-    @names("rmq_txn.session.Session.commit", "rmq_txn.txlog.mark_committed")
+    @names("rmq_txn.database.session.Session.commit", "rmq_txn.producer.txlog.mark_committed")
     def send_commit(self, s: State) -> Steps:
         if s.caller != "commit":
             return
@@ -207,14 +207,14 @@ class Producing:
         else:
             yield Step("caller: sends COMMIT", s._replace(session="committing", caller="answer"))
 
-    @names("rmq_txn.session.Session.execute")
+    @names("rmq_txn.database.session.Session.execute")
     def lose_connection(self, s: State) -> Steps:
         """Before COMMIT was sent: never committed, but the server may not know yet."""
         if s.session in ("open", "locked") and s.caller in ("insert", "business", "commit"):
             failed = self.give_up(s, "not committed", "unknown", s.session)
             yield from self.fault(failed, "the connection breaks before COMMIT is sent")
 
-    @names("rmq_txn.session.SessionState")
+    @names("rmq_txn.database.session.SessionState")
     def read_answer(self, s: State) -> Steps:
         if s.caller != "answer":
             return
@@ -227,7 +227,7 @@ class Producing:
             s, "the answer to COMMIT is lost", caller="kill" if self.on.resolve else "blind"
         )
 
-    @names("rmq_txn.checkback.Oracle.resolve")
+    @names("rmq_txn.producer.checkback.Oracle.resolve")
     def look_up_lost_commit(self, s: State) -> Steps:
         if s.caller == "blind":
             yield Step(
@@ -293,7 +293,7 @@ class Producing:
         if s.log not in ("", "pruned") and settled and not pending and not s.outbox:
             yield Step("a week later the log row is pruned", s._replace(log="pruned"))
 
-    @names("rmq_txn.txlog.probe")
+    @names("rmq_txn.producer.txlog.probe")
     def database_refuses(self, s: State) -> Steps:
         """After COMMIT; before it, refusing a transaction is a connection that breaks, which is above."""
         if not s.refuses and at_stake(s):
@@ -303,7 +303,7 @@ class Producing:
 
     # The rest of the group.
 
-    @names("rmq_txn.siblings.Siblings.look", "rmq_txn.presence.Presence.look")
+    @names("rmq_txn.producer.siblings.Siblings.look", "rmq_txn.producer.presence.Presence.look")
     def sibling_falls_ill(self, s: State) -> Steps:
         """Cut off from the database, or left open, or of another language, which has no row at all."""
         if s.sibling == "well" and at_stake(s):
@@ -326,7 +326,7 @@ class Producing:
 
     # Check-back.
 
-    @names("rmq_txn.identity.Owner.stamp", "rmq_txn.checkback.Oracle.check")
+    @names("rmq_txn.identity.Owner.stamp", "rmq_txn.producer.checkback.Oracle.check")
     def stranger_sends_a_half_message(self, s: State) -> Steps:
         """Whoever may write to the topic can write our owner on it."""
         if s.caller == ORDER[self.form][0]:
@@ -347,7 +347,11 @@ class Producing:
             return "rollback", s._replace(log="rolled back")
         return "rollback", s
 
-    @names("rmq_txn.checkback.Oracle.check", "rmq_txn.checkback.Oracle.decide", "rmq_txn.txlog.fence")
+    @names(
+        "rmq_txn.producer.checkback.Oracle.check",
+        "rmq_txn.producer.checkback.Oracle.decide",
+        "rmq_txn.producer.txlog.fence",
+    )
     def check_back(self, s: State) -> Steps:
         """By any process of the group: also one that never saw this transaction."""
         for k, half in enumerate(s.halves):

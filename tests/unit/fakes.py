@@ -14,11 +14,11 @@ from typing import Any, cast
 import pytest
 
 from rmq_txn import Database, schema
-from rmq_txn.connection import ServerThread
+from rmq_txn.database.connection import ServerThread
+from rmq_txn.database.session import SessionState
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
-from rmq_txn.presence import Presence
-from rmq_txn.session import SessionState
+from rmq_txn.producer.presence import Presence
 from rmq_txn.transport import Checker, Deliver, Execute
 
 URL = "mysql://app:pw@127.0.0.1:1/shop"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rmq_txn.aging import age_seconds
+from rmq_txn.consumer.aging import age_seconds
 from rmq_txn.identity import PROPERTY_OWNER, PROPERTY_POSITION, PROPERTY_STAMP, PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Delivery
 

@@ -12,7 +12,6 @@ import pymysql
 import pytest
 
 from rmq_txn import Database
-from rmq_txn.checkback import Oracle
 from rmq_txn.clock import DatabaseClock
 from rmq_txn.errors import DatabaseUnavailableError, LifecycleError
 from rmq_txn.identity import (
@@ -23,6 +22,7 @@ from rmq_txn.identity import (
     Owner,
     new_txn_id,
 )
+from rmq_txn.producer.checkback import Oracle
 from rmq_txn.transport import Check
 from rmq_txn.verdict import Verdict
 
@@ -202,7 +202,7 @@ def test_foreign_and_forged_questions_are_logged_once_a_minute(
     oracle: Oracle, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who may send to the topic must not fill the disk with our log; each is counted."""
-    with caplog.at_level(logging.INFO, "rmq_txn.checkback"):
+    with caplog.at_level(logging.INFO, "rmq_txn.producer.checkback"):
         for _ in range(50):
             oracle.check(question(**{PROPERTY_STAMP: "forged"}))
             oracle.check(question(**{PROPERTY_OWNER: "stranger@1"}))

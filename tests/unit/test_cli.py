@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import rmq_txn.outbox
+import rmq_txn.producer.outbox
 import rmq_txn.schema
 from rmq_txn import cli
 from rmq_txn.cli import exit_codes
@@ -29,11 +29,12 @@ from rmq_txn.errors import (
     SchemaError,
     SettingsError,
 )
+from rmq_txn.library import installer
 from rmq_txn.message import Delivery
-from rmq_txn.outbox import OutboxCount
-from rmq_txn.transport import deadletters, library
-from rmq_txn.transport.deadletters import DeadLetter
-from rmq_txn.transport.stored import StoredMessage
+from rmq_txn.producer.outbox import OutboxCount
+from rmq_txn.remoting import dead_letters
+from rmq_txn.remoting.dead_letters import DeadLetter
+from rmq_txn.remoting.stored_message import StoredMessage
 
 URL = "mysql://account:s3cr3t@127.0.0.1:3306/account"
 
@@ -176,8 +177,8 @@ def test_an_installed_library_that_does_not_load_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file in the right place with the right hash may still miss libz or a newer glibc."""
-    monkeypatch.setattr(library, "install", lambda _source, allow_unknown: tmp_path / "lib.so")
-    monkeypatch.setattr(library, "load_problem", lambda _path: "version `GLIBC_2.30' not found")
+    monkeypatch.setattr(installer, "install", lambda _source, allow_unknown: tmp_path / "lib.so")
+    monkeypatch.setattr(installer, "load_problem", lambda _path: "version `GLIBC_2.30' not found")
     assert cli.main(["native", "install"]) == exit_codes.NOT_USABLE
     line = capsys.readouterr().err
     assert line.endswith("lib.so is in place but can't be used: version `GLIBC_2.30' not found\n")
@@ -285,7 +286,7 @@ def test_outbox_status_counts_by_topic_and_fails_when_a_row_is_too_old(
             self.closed = True
 
     monkeypatch.setattr(rmq_txn.schema, "check", lambda _database: "an-id")
-    monkeypatch.setattr(rmq_txn.outbox, "Outbox", StubOutbox)
+    monkeypatch.setattr(rmq_txn.producer.outbox, "Outbox", StubOutbox)
     assert cli.main(["outbox", "status", "--database-url", URL, *budget]) == code
     out, err = capsys.readouterr()
     head, fresh, stuck = out.splitlines()
@@ -380,9 +381,9 @@ def test_a_dead_letter_that_can_not_be_parked_holds_up_none(
 
     monkeypatch.setattr(cli.dlq, "loaded_consumer", lambda _target: contextlib.nullcontext(Consumer()))
     monkeypatch.setattr(cli.dlq, "_cluster", lambda _consumer: None)
-    monkeypatch.setattr(deadletters, "unread", lambda *_: iter(letters))
+    monkeypatch.setattr(dead_letters, "unread", lambda *_: iter(letters))
     monkeypatch.setattr(
-        deadletters, "mark_read", lambda _cluster, _group, letter: marked.append(letter.message.message_id)
+        dead_letters, "mark_read", lambda _cluster, _group, letter: marked.append(letter.message.message_id)
     )
     assert cli.main(["dlq", "replay", "service:consumer", "--rate", "1000"]) == exit_codes.FAILED
     assert capsys.readouterr().out.splitlines() == [

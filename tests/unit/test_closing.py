@@ -137,8 +137,10 @@ def test_the_outbox_is_left_alone_before_its_client_is_closed(make: Callable[...
     rig = make()
     (upkeep,) = set(threading.enumerate()) - before
     alive: list[bool] = []
-    close = rig.producer._client.close
-    rig.producer._client.close = lambda *a: (alive.append(upkeep.is_alive()), close(*a))  # type: ignore
+    assert rig.producer._parts is not None
+    client = rig.producer._parts.client
+    close = client.close
+    client.close = lambda *a: (alive.append(upkeep.is_alive()), close(*a))  # type: ignore
     rig.producer.close()
     assert alive == [False]
 

@@ -11,10 +11,10 @@ import pymysql
 import pytest
 
 from rmq_txn import Database, InDoubtError, Message
-from rmq_txn.commitment import Commitment
+from rmq_txn.database.session import SessionState
 from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
-from rmq_txn.session import SessionState
+from rmq_txn.producer.commitment import Commitment
 from rmq_txn.verdict import Verdict
 
 OUTCOME_SECONDS = 15.0
@@ -50,13 +50,14 @@ def test_a_lost_commit_is_looked_up_until_the_caller_must_have_an_outcome(
     oracle: Any = SimpleNamespace(resolve=resolve)
     client: Any = Client()
     owner = Owner("owner", b"secret")
-    commitment = Commitment(client, oracle, owner, new_txn_id(), [Message("topic", b"x")], session)
+    nobody: Any = SimpleNamespace(now=time.monotonic)
+    commitment = Commitment(client, oracle, owner, nobody, nobody, new_txn_id(), [Message("topic", b"x")])
 
     def local() -> None:
         raise pymysql.err.OperationalError(2013, "lost connection")
 
     with pytest.raises(InDoubtError):
-        commitment.run(local)
+        commitment.run(local, session)
     assert least <= timeouts[0] <= most
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rmq_txn import Transaction
+from rmq_txn.database.session import SessionState
 from rmq_txn.errors import LifecycleError
-from rmq_txn.session import SessionState
 
 ENDS = [
     "commit",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rmq_txn import consumer_health
-from rmq_txn.consumer_health import ConsumerHealth, HealthNotes
+from rmq_txn.consumer import health
+from rmq_txn.consumer.health import ConsumerHealth, HealthNotes
 
 
 def test_nothing_noted_is_healthy() -> None:
@@ -36,7 +36,7 @@ def test_what_nobody_handles_is_told_by_topic_and_tag(monkeypatch: pytest.Monkey
         notes.unhandled("transfer", f"tag-{number}")
     assert len(notes.read().problems) == 11
     assert notes.read().problems[-1] == "no handler for 12 more topics and tags"
-    monkeypatch.setattr(consumer_health, "_REMEMBERED_SECONDS", 0.0)
+    monkeypatch.setattr(health, "_REMEMBERED_SECONDS", 0.0)
     assert notes.read().problems == ()
 
 
@@ -49,6 +49,6 @@ def test_a_wrong_clock_is_worth_a_line_now_and_then(monkeypatch: pytest.MonkeyPa
         True,
     ]
     assert notes.read().problems == ("more off", "off")
-    monkeypatch.setattr(consumer_health, "_CLOCK_TOLD_EACH_SECONDS", 0.0)
+    monkeypatch.setattr(health, "_CLOCK_TOLD_EACH_SECONDS", 0.0)
     assert notes.clock("mine", "off")
     assert notes.read().problems == ()

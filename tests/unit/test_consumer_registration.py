@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rmq_txn import Database, Delivery, IdempotentConsumer, Transaction, TransactionProducer
+from rmq_txn.consumer.routes import Routes
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.lifecycle import State
-from rmq_txn.routes import Routes
 from tests.unit.fakes import URL, FakeDatabase, FakeTransport, fake_schema
 
 

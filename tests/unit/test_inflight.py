@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rmq_txn.transport.inflight import InFlight
+from rmq_txn.inflight import InFlight
 
 
 def test_nothing_running_is_quiet_at_once() -> None:

@@ -29,7 +29,7 @@ import pytest
 
 from rmq_txn.cli import exit_codes, main
 from rmq_txn.errors import NativeLibraryError
-from rmq_txn.transport import archive, index_settings, library
+from rmq_txn.library import archive, index_settings, installer
 
 ELF_HEADER = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\x3e\x00" + bytes(44)
 LIBRARY = ELF_HEADER + b"the pinned build"
@@ -55,7 +55,7 @@ def tar(members: dict[str, bytes], compress: Callable[[bytes], bytes] = gzip.com
 
 def sdist(content: bytes = LIBRARY) -> bytes:
     """Return a source archive as the pinned one is laid out."""
-    top = f"{library.SDIST_NAME}-{library.SDIST_VERSION}"
+    top = f"{installer.SDIST_NAME}-{installer.SDIST_VERSION}"
     return tar({f"{top}/setup.py": b"raise SystemExit(1)", f"{top}/rocketmq/librocketmq.so": content})
 
 
@@ -103,13 +103,13 @@ class Handler(BaseHTTPRequestHandler):
         """Answer as the index was told to."""
         index = self.index
         index.requests.append(self.path)
-        name = f"{library.SDIST_NAME}-{library.SDIST_VERSION}.tar.gz"
+        name = f"{installer.SDIST_NAME}-{installer.SDIST_VERSION}.tar.gz"
         token = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         if index.password_needed and self.headers["Authorization"] != f"Basic {token}":
             self._answer(401, "text/plain", b"who are you?")
         elif index.status != 200:
             self._answer(index.status, "text/plain", b"no")
-        elif self.path == f"/simple/{library.SDIST_NAME}/":
+        elif self.path == f"/simple/{installer.SDIST_NAME}/":
             page = f'<a href="/files/{name}">{name}</a>'.encode()
             self._answer(200, index.page_type, page)
         elif self.path == f"/files/{name}":
@@ -137,7 +137,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     served.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    monkeypatch.setattr(library, "SDIST_SHA256", digest(served.archive))
+    monkeypatch.setattr(installer, "SDIST_SHA256", digest(served.archive))
     monkeypatch.setenv("PIP_INDEX_URL", served.url)
     yield served
     server.shutdown()
@@ -152,11 +152,11 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("PIP_", "UV_")) or name.lower().endswith(("_proxy", "_ca_bundle")):
             monkeypatch.delenv(name)
     monkeypatch.setattr(index_settings, "_ask_pip", dict)
-    monkeypatch.setattr(library, "LIBRARY_SHA256", digest(LIBRARY))
-    monkeypatch.setattr(library, "KNOWN_BUILDS", {digest(LIBRARY): "the test build"})
+    monkeypatch.setattr(installer, "LIBRARY_SHA256", digest(LIBRARY))
+    monkeypatch.setattr(installer, "KNOWN_BUILDS", {digest(LIBRARY): "the test build"})
     # The tests place files and load none of them, so they run on any machine.
-    monkeypatch.setattr(library, "platform_problem", lambda: None)
-    monkeypatch.setattr(library, "load_problem", lambda _path: None)
+    monkeypatch.setattr(installer, "platform_problem", lambda: None)
+    monkeypatch.setattr(installer, "load_problem", lambda _path: None)
     monkeypatch.setattr(ctypes.util, "find_library", lambda _name: None)
 
 
@@ -196,7 +196,7 @@ def test_install_downloads_from_the_configured_index(
 
 def test_a_second_install_asks_nobody(folder: Path, index: Index, capsys: pytest.CaptureFixture[str]) -> None:
     """Idempotent: the right file is there, so no request is made and the file is not touched."""
-    library.install()
+    installer.install()
     inode = (folder / "librocketmq.so").stat().st_ino
     index.requests.clear()
 
@@ -211,7 +211,7 @@ def test_install_replaces_another_build_and_keeps_the_old_mapping(folder: Path, 
     placed = folder / "librocketmq.so"
     placed.write_bytes(OTHER_LIBRARY)
     with placed.open("rb") as held:
-        library.install()
+        installer.install()
         assert held.read() == OTHER_LIBRARY
     assert placed.read_bytes() == LIBRARY
 
@@ -222,7 +222,7 @@ def test_credentials_of_the_index_are_used(
     """User and password of the index URL also serve the file, which lies outside /simple."""
     index.password_needed = True
     monkeypatch.setenv("PIP_INDEX_URL", index.url)
-    library.install()
+    installer.install()
     assert (folder / "librocketmq.so").read_bytes() == LIBRARY
 
 
@@ -303,7 +303,7 @@ def test_an_archive_with_another_hash_is_refused(
 
     line = failure(capsys, "install")
     assert digest(index.archive) in line
-    assert f"expected {library.SDIST_SHA256}" in line
+    assert f"expected {installer.SDIST_SHA256}" in line
     assert (folder / "librocketmq.so").read_bytes() == OTHER_LIBRARY
 
 
@@ -314,7 +314,7 @@ def test_a_library_with_another_hash_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The second pin: the archive is the expected one, the file in it is not."""
-    monkeypatch.setattr(library, "LIBRARY_SHA256", digest(OTHER_LIBRARY))
+    monkeypatch.setattr(installer, "LIBRARY_SHA256", digest(OTHER_LIBRARY))
     line = failure(capsys, "install")
     assert f"{digest(LIBRARY)}, expected {digest(OTHER_LIBRARY)}; nothing was installed" in line
     assert not (folder / "librocketmq.so").exists()
@@ -327,7 +327,7 @@ def test_a_download_beyond_the_limit_is_abandoned(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A server can't fill the disk: the size counts while it is read."""
-    monkeypatch.setattr(library, "SDIST_LIMIT_BYTES", 10)
+    monkeypatch.setattr(installer, "SDIST_LIMIT_BYTES", 10)
     assert "is larger than the limit of 10 bytes" in failure(capsys, "install")
 
 
@@ -338,12 +338,12 @@ def test_an_index_without_the_version_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The line says which version was looked for, and where."""
-    monkeypatch.setattr(library, "SDIST_VERSION", "2.1.0.4")
+    monkeypatch.setattr(installer, "SDIST_VERSION", "2.1.0.4")
     monkeypatch.setattr(
         Handler, "do_GET", lambda handler: handler._answer(200, "text/html", b"<a href='x'>x</a>")
     )
     line = failure(capsys, "install")
-    assert f"{library.SDIST_NAME} 2.1.0.4: not found (http://127.0.0.1:" in line
+    assert f"{installer.SDIST_NAME} 2.1.0.4: not found (http://127.0.0.1:" in line
     assert "answered, without this version" in line
 
 
@@ -371,7 +371,7 @@ def test_a_dead_index_does_not_hide_the_archive_in_another(
         port = closed.server_address[1]
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", index.url)
-    assert library.install().read_bytes() == LIBRARY
+    assert installer.install().read_bytes() == LIBRARY
 
 
 def test_an_index_without_tls_must_be_trusted(
@@ -386,12 +386,12 @@ def test_a_folder_of_find_links_needs_no_index(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pip's `no-index` with `find-links`, the way of machines without a network."""
-    name = f"{library.SDIST_NAME}-{library.SDIST_VERSION}.tar.gz"
+    name = f"{installer.SDIST_NAME}-{installer.SDIST_VERSION}.tar.gz"
     (tmp_path / name).write_bytes(sdist())
-    monkeypatch.setattr(library, "SDIST_SHA256", digest((tmp_path / name).read_bytes()))
+    monkeypatch.setattr(installer, "SDIST_SHA256", digest((tmp_path / name).read_bytes()))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path / 'missing'} {tmp_path}")
-    assert library.install().read_bytes() == LIBRARY
+    assert installer.install().read_bytes() == LIBRARY
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_missing_unearth_is_named_with_its_remedy(
 ) -> None:
     """It is an extra: only a download needs it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    monkeypatch.setattr(library, "_package_folder", lambda: folder)
+    monkeypatch.setattr(installer, "_package_folder", lambda: folder)
     line = failure(capsys, "install")
     assert "pip install 'rmq-txn[native-install]'" in line
     assert "--from FILE" in line
@@ -433,7 +433,7 @@ def test_a_missing_client_package_is_named(
     for action in ("install", "status"):
         assert "pip install rocketmq-client-python==2.0.0" in failure(capsys, action)
     with pytest.raises(NativeLibraryError, match="has no module ffi"):
-        library.require()
+        installer.require()
 
 
 def test_a_read_only_environment_is_named(
@@ -489,7 +489,7 @@ def test_install_from_a_file_asks_no_index(
 ) -> None:
     """The kind is told by the content; the library's hash is what counts."""
     (tmp_path / name).write_bytes(content)
-    assert library.install(tmp_path / name).read_bytes() == LIBRARY
+    assert installer.install(tmp_path / name).read_bytes() == LIBRARY
     assert index.requests == []
 
 
@@ -508,7 +508,7 @@ def test_an_unknown_build_needs_consent(
     arguments = ["native", "install", "--from", str(tmp_path / "official.deb"), "--allow-unknown"]
     assert main(arguments) == exit_codes.OK
     assert "unknown build" in capsys.readouterr().out
-    assert library.status().version == "unknown build"
+    assert installer.status().version == "unknown build"
 
 
 def linked_archive() -> bytes:
@@ -573,24 +573,24 @@ def test_a_library_beyond_the_limit_is_not_read(content: bytes) -> None:
 def test_require_says_what_to_run(folder: Path) -> None:
     """The error that an application sees at start."""
     with pytest.raises(NativeLibraryError, match=r"librocketmq\.so is missing: run `rmq-txn native"):
-        library.require()
+        installer.require()
     (folder / "librocketmq.so").write_bytes(LIBRARY)
-    library.require()
+    installer.require()
 
 
 def test_a_system_library_is_enough(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`rocketmq/ffi.py` asks the loader when there is no file beside it."""
     monkeypatch.setattr(ctypes.util, "find_library", lambda _name: "librocketmq.so")
-    library.require()
-    found = library.status()
+    installer.require()
+    found = installer.status()
     assert (found.present, found.sha256, found.version) == (True, None, "unknown build")
 
 
 def test_nothing_of_rocketmq_is_imported(folder: Path, index: Index) -> None:
     """Importing it without the library raises, so it is only looked for."""
-    library.status()
-    library.install()
-    library.require()
+    installer.status()
+    installer.install()
+    installer.require()
     assert "rocketmq" not in sys.modules
 
 
@@ -619,7 +619,7 @@ def test_an_unsupported_platform_is_named(
     for action in ("install", "status"):
         assert expected in failure(capsys, action)
     with pytest.raises(NativeLibraryError, match="the native RocketMQ client can't run here"):
-        library.require()
+        installer.require()
 
 
 def test_status_exits_0_only_if_the_library_loads(
@@ -629,10 +629,10 @@ def test_status_exits_0_only_if_the_library_loads(
     assert "run `rmq-txn native install`" in failure(capsys, "status")
 
     (folder / "librocketmq.so").write_bytes(LIBRARY)
-    monkeypatch.setattr(library, "load_problem", lambda _path: "file too short")
+    monkeypatch.setattr(installer, "load_problem", lambda _path: "file too short")
     assert "can't be used: file too short" in failure(capsys, "status")
 
-    monkeypatch.setattr(library, "load_problem", lambda _path: None)
+    monkeypatch.setattr(installer, "load_problem", lambda _path: None)
     assert main(["native", "status"]) == exit_codes.OK
     shown = capsys.readouterr().out
     assert "loads:    yes" in shown
@@ -642,12 +642,12 @@ def test_status_exits_0_only_if_the_library_loads(
 def real_load_problem(path: str, symbol: str) -> str | None:
     """Ask the real function in a process of its own, since the fixture replaces it."""
     program = (
-        "import sys; from rmq_txn.transport import library; library.REQUIRED_SYMBOL = sys.argv[2]; "
-        "print(library.load_problem(sys.argv[1]))"
+        "import sys; from rmq_txn.library import installer; installer.REQUIRED_SYMBOL = sys.argv[2]; "
+        "print(installer.load_problem(sys.argv[1]))"
     )
     answer = subprocess.run(
         [sys.executable, "-c", program, path, symbol],
-        cwd=Path(library.__file__).parents[2],
+        cwd=Path(installer.__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
@@ -675,7 +675,7 @@ def test_a_library_that_kills_the_process_is_reported(monkeypatch: pytest.Monkey
         return real([*command[:3], suicide, *command[4:]], **options)
 
     monkeypatch.setattr(subprocess, "run", crash)
-    assert library.load_problem("any.so") == "loading it was ended by signal SIGSEGV"
+    assert installer.load_problem("any.so") == "loading it was ended by signal SIGSEGV"
 
 
 def test_the_configuration_files_of_pip_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -782,7 +782,7 @@ def test_a_machine_without_room_for_a_process_is_told(monkeypatch: pytest.Monkey
     def no_fork(*_arguments: object, **_options: object) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(library.subprocess, "run", no_fork)
-    said = library.load_problem("librocketmq.so")
+    monkeypatch.setattr(installer.subprocess, "run", no_fork)
+    said = installer.load_problem("librocketmq.so")
     assert said is not None
     assert said.startswith("no process could be started to try it: ")

@@ -17,6 +17,8 @@ import pytest
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop
 
+PARTS = object()
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -47,7 +49,7 @@ def test_a_helper_goes_through_all_five_states(lifecycle: Lifecycle) -> None:
     seen = [lifecycle.state]
     lifecycle.start(lambda: seen.append(lifecycle.state), never)
     seen.append(lifecycle.state)
-    lifecycle.require_running("send()")
+    lifecycle.require_running("send()", PARTS)
     lifecycle.close(lambda: seen.append(lifecycle.state))
     seen.append(lifecycle.state)
     assert seen == [State.NEW, State.STARTING, State.RUNNING, State.CLOSING, State.CLOSED]
@@ -86,7 +88,7 @@ def test_a_start_that_fails_is_undone_and_stays_closed(
 def test_a_call_before_start_is_told_to_start(lifecycle: Lifecycle) -> None:
     """The error names the helper, the call and the next step."""
     with pytest.raises(LifecycleError) as caught:
-        lifecycle.require_running("transaction()")
+        lifecycle.require_running("transaction()", PARTS)
     assert str(caught.value) == (
         "Helper of group 'g' is new, transaction() needs it running; call start() or use it as a context "
         "manager"
@@ -99,7 +101,7 @@ def test_a_call_while_starting_closing_or_after_close_is_refused(lifecycle: Life
 
     def try_a_call() -> None:
         with pytest.raises(LifecycleError) as caught:
-            lifecycle.require_running("send()")
+            lifecycle.require_running("send()", PARTS)
         said.append(str(caught.value))
 
     lifecycle.start(try_a_call, never)
@@ -240,7 +242,7 @@ def test_every_blocking_call_is_refused_on_an_event_loop(lifecycle: Lifecycle) -
     async def on_the_loop() -> None:
         for call in (
             lambda: lifecycle.start(never, never),
-            lambda: started.require_running("send()"),
+            lambda: started.require_running("send()", PARTS),
             lambda: started.close(never),
             lambda: refuse_event_loop("run()"),
         ):
@@ -257,7 +259,7 @@ def test_to_thread_is_the_way_out(lifecycle: Lifecycle) -> None:
 
     async def use() -> None:
         await asyncio.to_thread(lifecycle.start, nothing, never)
-        await asyncio.to_thread(lifecycle.require_running, "send()")
+        await asyncio.to_thread(lifecycle.require_running, "send()", PARTS)
         await asyncio.to_thread(lifecycle.close, nothing)
 
     asyncio.run(use())
@@ -278,7 +280,7 @@ def test_a_forked_child_can_neither_use_nor_close_its_parents_helper() -> None:
         if child == 0:
             closed = []
             try:
-                lifecycle.require_running("send()")
+                lifecycle.require_running("send()", lifecycle)
             except LifecycleError as error:
                 said = str(error)
             else:
@@ -292,7 +294,7 @@ def test_a_forked_child_can_neither_use_nor_close_its_parents_helper() -> None:
             right = right and again == said and "post_worker_init" in said
             os._exit(0 if right and not closed else 4)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        lifecycle.require_running("send()")
+        lifecycle.require_running("send()", lifecycle)
         lifecycle.close(lambda: print("closed by the parent"))
     """)
     ran = subprocess.run(

@@ -9,9 +9,10 @@ from typing import Any
 import pymysql
 import pytest
 
-from rmq_txn import FencedError, TransactionLostError, txlog
+from rmq_txn import FencedError, TransactionLostError
 from rmq_txn.identity import new_txn_id
-from rmq_txn.txlog import LogRow, LogState
+from rmq_txn.producer import txlog
+from rmq_txn.producer.txlog import LogRow, LogState
 
 DUPLICATE = pymysql.err.IntegrityError(1062, "Duplicate entry")
 Answer = int | tuple[int, bytes] | None | Exception

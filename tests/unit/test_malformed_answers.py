@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from rmq_txn import RocketMQ
 from rmq_txn.errors import RmqTxnError
-from rmq_txn.transport import deadletters, wire
-from rmq_txn.transport.offsets import pin_new_group
-from rmq_txn.transport.remoting import RemotingClient
-from rmq_txn.transport.standing import standings
+from rmq_txn.remoting import dead_letters, wire
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.new_group import pin_new_group
+from rmq_txn.remoting.offsets import standings
 from tests.unit.test_remoting import ROUTE, answer, frame
 from tests.unit.test_stored import COMPRESSED, stored
 
@@ -36,7 +36,7 @@ QUESTIONS: dict[str, Callable[[], Any]] = {
     "configuration": BROKER.broker_config,
     "give back": lambda: BROKER.send_back("g", "t", 0, "id"),
     "standings": lambda: [standing.culprit for standing in standings(CLUSTER, "g", ["t"])],
-    "dead letters": lambda: [letter.delivery for letter in deadletters.unread(CLUSTER, "g")],
+    "dead letters": lambda: [letter.delivery for letter in dead_letters.unread(CLUSTER, "g")],
     "masters": lambda: CLUSTER.masters("t"),
     "beginning of a group": lambda: pin_new_group(CLUSTER, "g", "t"),
 }

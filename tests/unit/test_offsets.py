@@ -8,9 +8,10 @@ from typing import Any, cast
 import pytest
 
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.offsets import pin_new_group
-from rmq_txn.transport.remoting import RemotingError
-from rmq_txn.transport.settings import ClusterSettings
+from rmq_txn.remoting.answers import Master
+from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.new_group import pin_new_group
+from rmq_txn.remoting.server import RemotingError
 
 END = 100
 
@@ -46,8 +47,8 @@ class FakeCluster:
         self.new_group_from = new_group_from
         self._brokers = {broker.address: broker for broker in brokers}
 
-    def masters(self, _topic: str) -> list[tuple[str, int]]:
-        return [(broker.address, broker.queues) for broker in self._brokers.values()]
+    def masters(self, _topic: str) -> list[Master]:
+        return [Master(broker.address, broker.address, broker.queues) for broker in self._brokers.values()]
 
     def ask(self, address: str) -> FakeBroker:
         return self._brokers[address]

@@ -9,8 +9,9 @@ import pytest
 
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
 from rmq_txn.message import Outbound
-from rmq_txn.transport.plain import PlainSender
-from rmq_txn.transport.remoting import RemotingError
+from rmq_txn.remoting.answers import Master
+from rmq_txn.remoting.plain_messages import PlainSender
+from rmq_txn.remoting.server import RemotingError
 
 MESSAGE = Outbound("t", b"x", None, None, {})
 AWAY = BrokerUnavailableError("away")
@@ -28,20 +29,20 @@ class Cluster:
         self.asked: list[str] = []
         self.routes = 0
 
-    def masters(self, _topic: str) -> list[tuple[str, int]]:
+    def masters(self, _topic: str) -> list[Master]:
         """Say who there is."""
         self.routes += 1
-        return [(address, 4) for address in self.answers]
+        return [Master(address, address, 4) for address in self.answers]
 
     def ask(self, address: str, **_settings: Any) -> Any:
         """Return a client of that master."""
 
-        def tell(*_request: object) -> None:
+        def store(*_request: object) -> None:
             self.asked.append(address)
             if (problem := self.answers[address]) is not None:
                 raise problem
 
-        return SimpleNamespace(tell=tell, broker_config=unreachable)
+        return SimpleNamespace(store=store, broker_config=unreachable)
 
 
 def unreachable() -> dict[str, str]:

@@ -15,8 +15,8 @@ import pymysql
 import pytest
 
 from rmq_txn import Database, DatabaseUnavailableError
+from rmq_txn.database.pool import ConnectionPool, error_code, is_lost_connection, parse_url
 from rmq_txn.errors import LifecycleError, SettingsError
-from rmq_txn.pool import ConnectionPool, error_code, is_lost_connection, parse_url
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 URL = "mysql://app:pw@127.0.0.1:3306/shop"

@@ -19,8 +19,8 @@ from rmq_txn.errors import (
     SettingsError,
 )
 from rmq_txn.lifecycle import State
-from rmq_txn.txlog import MAX_MESSAGES
-from rmq_txn.upkeep import OutboxTimes
+from rmq_txn.producer.txlog import MAX_MESSAGES
+from rmq_txn.producer.upkeep import OutboxTimes
 from tests.unit.fakes import FakeDatabase, FakeTransport, fake_schema
 
 
@@ -378,7 +378,8 @@ def test_a_broker_that_takes_no_message_leaves_nothing_written(
     def refuse(*_: object) -> None:
         raise BrokerUnavailableError("no route")
 
-    monkeypatch.setattr(producer._client, "send_half", refuse)
+    assert producer._parts is not None
+    monkeypatch.setattr(producer._parts.client, "send_half", refuse)
     with (
         pytest.raises(HalfMessageError, match="nothing was committed: no route"),
         producer.transaction() as txn,

@@ -20,7 +20,7 @@ import pytest
 
 import rmq_txn
 from rmq_txn.errors import RmqTxnError
-from rmq_txn.transport import library
+from rmq_txn.library import installer
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(rmq_txn.__file__).parent
@@ -136,7 +136,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 @pytest.fixture
 def without_library(tmp_path: Path) -> dict[str, str]:
     """Return an environment whose `rocketmq` package is a copy that lacks the native library."""
-    found = library.status().path
+    found = installer.status().path
     assert found is not None, "rocketmq-client-python is not installed"
     assert (found.parent / "ffi.py").is_file()
     shutil.copytree(
@@ -168,7 +168,7 @@ def test_without_the_native_library_the_package_imports_and_the_first_use_says_w
         """
         import rmq_txn
         from rmq_txn.errors import NativeLibraryError
-        from rmq_txn.transport import library
+        from rmq_txn.library import installer
         import ctypes.util
         assert ctypes.util.find_library("rocketmq") is None, "a system library is installed here"
         broker = rmq_txn.RocketMQ("127.0.0.1:1")
@@ -184,7 +184,7 @@ def test_without_the_native_library_the_package_imports_and_the_first_use_says_w
         without_library,
         tmp_path,
     )
-    expected = f"{tmp_path / 'rocketmq' / library.FILE_NAME} is missing: run `rmq-txn native install`"
+    expected = f"{tmp_path / 'rocketmq' / installer.FILE_NAME} is missing: run `rmq-txn native install`"
     assert said.splitlines() == [expected, expected]
 
 

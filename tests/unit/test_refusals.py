@@ -7,8 +7,9 @@ import pytest
 from rmq_txn import RocketMQ
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.message import Message, Outbound
-from rmq_txn.transport.refusals import sentence
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.refusals import sentence
+from rmq_txn.remoting.server import RemotingError
 from tests.unit.test_remoting import answer, closed_address, says, server
 
 CODES = (1, 2, 4, 10, 11, 12, 13, 14, 16, 17, 215, 501)

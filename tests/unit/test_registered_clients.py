@@ -9,10 +9,11 @@ import pytest
 
 from rmq_txn.clock import DatabaseClock
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.answers import ClientConnection, RouteBroker, TopicRoute
-from rmq_txn.transport.clients import NativeProducer
-from rmq_txn.transport.remoting import RemotingError
-from rmq_txn.upkeep import OutboxTimes, Upkeep
+from rmq_txn.producer.undisturbed_time import SentVerdicts
+from rmq_txn.producer.upkeep import OutboxTimes, Upkeep, undisturbed_time
+from rmq_txn.remoting.answers import ClientConnection, RouteBroker, TopicRoute
+from rmq_txn.remoting.server import RemotingError
+from rmq_txn.transport.native_producer import NativeProducer
 from rmq_txn.verdict import Verdict
 from tests.unit.fakes import FakeDatabase
 
@@ -69,9 +70,28 @@ def test_a_broker_that_can_not_say_it_is_silence(brokers: dict[str, Any], said: 
         client(**brokers).registered_clients("t")
 
 
+def unstarted_upkeep() -> Upkeep:
+    """One whose thread does not run and whose client is asked nothing."""
+    nobody: Any = None
+    undisturbed = undisturbed_time(OutboxTimes())
+    return Upkeep(
+        FakeDatabase().as_database,
+        "id",
+        "g",
+        ["t"],
+        DatabaseClock(),
+        600.0,
+        OutboxTimes(),
+        undisturbed,
+        SentVerdicts(undisturbed, 600.0),
+        nobody,
+        nobody,
+    )
+
+
 def test_a_broker_that_leaves_the_route_disturbs() -> None:
     """Its half messages wait for its return, or are lost with it; verdicts sent to it prove nothing."""
-    upkeep = Upkeep(FakeDatabase().as_database, "id", "g", ["t"], DatabaseClock(), 600.0, OutboxTimes())
+    upkeep = unstarted_upkeep()
     upkeep._look_for_lost_brokers({"one", "two"})
     calm = upkeep._undisturbed.tick()
     upkeep._look_for_lost_brokers({"one", "two"})

@@ -12,9 +12,9 @@ import pytest
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.message import Outbound
-from rmq_txn.outbox import Attempt, OutboxRow
-from rmq_txn.relay import Relay
-from rmq_txn.undisturbed import UndisturbedTime
+from rmq_txn.producer.outbox import Attempt, OutboxRow
+from rmq_txn.producer.relay import Relay
+from rmq_txn.producer.undisturbed_time import UndisturbedTime
 
 SETTLE_SECONDS = 60.0
 

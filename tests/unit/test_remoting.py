@@ -14,7 +14,8 @@ import pytest
 
 from rmq_txn import RocketMQ
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.transport.remoting import RemotingClient, RemotingError
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.server import RemotingError
 from rmq_txn.verdict import Answer, Verdict
 
 Talk = Callable[[socket.socket], None]

@@ -18,7 +18,7 @@ from rmq_txn.schema import Identity
 SECRET = "hunter2-"
 HIDDEN = re.compile(r"secret|password|access_key|token|body|encoded")
 SHOWN = {
-    "rmq_txn.transport.wire.Credentials.access_key",  # a name; the key that proves it is the other one
+    "rmq_txn.remoting.wire.Credentials.access_key",  # a name; the key that proves it is the other one
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rmq_txn.siblings import Look, ProducerRow, Siblings
+from rmq_txn.producer.siblings import Look, ProducerRow, Siblings
 
 FRESH_SECONDS, BUDGET_SECONDS = 40.0, 600.0
 HOST = "192.0.2.7@"

@@ -190,7 +190,7 @@ PAGES = {
         ("docs/decisions/0001-a.md", "[a](../costs.md)", "[a](../costs.md)"),
         ("docs/costs.md", "[the *home*](../README.md)", "[the *home*](index.md)"),
         ("README.md", "[costs](docs/costs.md#x)", "[costs](costs.md#x)"),
-        ("docs/costs.md", "[`pool.py`](../rmq_txn/pool.py)", "`rmq_txn/pool.py`"),
+        ("docs/costs.md", "[`pool.py`](../rmq_txn/database/pool.py)", "`rmq_txn/database/pool.py`"),
         ("docs/costs.md", "[a licence](../LICENSE)", "a licence (`LICENSE`)"),
         ("docs/costs.md", "[gone](../no/such/file)", "[gone](../no/such/file)"),
         ("docs/costs.md", "[web](https://example.org/a.md)", "[web](https://example.org/a.md)"),
@@ -214,8 +214,8 @@ def test_links_are_told_from_where_the_page_is(source: str, written: str, told: 
 def test_with_a_repository_files_are_links_into_it() -> None:
     """Once there is one, `repo_url` in mkdocs.yml is enough."""
     site_map = links.SiteMap(PAGES, repository_url="https://example.org/us/rmq_txn/")
-    told = site_map.told("docs/costs.md", "[`pool.py`](../rmq_txn/pool.py)")
-    assert told == "[`pool.py`](https://example.org/us/rmq_txn/blob/HEAD/rmq_txn/pool.py)"
+    told = site_map.told("docs/costs.md", "[`pool.py`](../rmq_txn/database/pool.py)")
+    assert told == "[`pool.py`](https://example.org/us/rmq_txn/blob/HEAD/rmq_txn/database/pool.py)"
 
 
 DIAGRAM = """

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import rmq_txn
-from rmq_txn import schema, sql
-from rmq_txn.sql import SCHEMA, STATEMENTS, without_comments
+from rmq_txn import schema
+from rmq_txn.database import sql
+from rmq_txn.database.sql import SCHEMA, STATEMENTS, without_comments
 
 PACKAGE = Path(rmq_txn.__file__).parent
 TABLES = {
@@ -124,7 +125,7 @@ def test_every_key_of_the_schema_is_binary() -> None:
 
 def test_the_printed_schema_is_the_file() -> None:
     """`rmq-txn schema print` and `apply` can't differ."""
-    assert schema.script() == (PACKAGE / "sql" / "schema.sql").read_text(encoding="utf-8")
+    assert schema.script() == (PACKAGE / "database" / "sql" / "schema.sql").read_text(encoding="utf-8")
 
 
 def test_all_files_lie_in_the_package() -> None:

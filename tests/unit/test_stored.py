@@ -10,15 +10,15 @@ import zlib
 import pytest
 
 from rmq_txn.errors import InvalidMessageError
-from rmq_txn.transport.deadletters import DeadLetter
-from rmq_txn.transport.stored import (
+from rmq_txn.remoting.dead_letters import DeadLetter
+from rmq_txn.remoting.stored_message import (
     BORN_HOST_V6,
     COMPRESSED,
     MAX_PLAIN_BYTES,
     STORE_HOST_V6,
     read_messages,
 )
-from rmq_txn.transport.wire import MalformedAnswerError
+from rmq_txn.remoting.wire import MalformedAnswerError
 
 LZ4, ZSTD, ZLIB = 1 << 8, 2 << 8, 3 << 8
 

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from rmq_txn.supervisor import (
+from rmq_txn.consumer.supervisor import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
     LOOP_CRASHES,

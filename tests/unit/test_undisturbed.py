@@ -9,7 +9,7 @@ import pytest
 
 from rmq_txn.clock import boot_seconds
 from rmq_txn.identity import new_txn_id
-from rmq_txn.undisturbed import SentVerdicts, UndisturbedTime
+from rmq_txn.producer.undisturbed_time import SentVerdicts, UndisturbedTime
 
 BUDGET = 600.0
 
@@ -208,7 +208,7 @@ def test_a_disturbance_is_logged_once_however_long_it_lasts(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And again when it comes again."""
-    with caplog.at_level(logging.WARNING, "rmq_txn.outbox"):
+    with caplog.at_level(logging.WARNING, "rmq_txn.producer.outbox"):
         rig.silent = {"broker"}
         rig.run(500)
         assert len(caplog.records) == 1

@@ -11,11 +11,11 @@ import pymysql
 import pytest
 
 from rmq_txn import DatabaseUnavailableError, InDoubtError, Message, TransactionLostError
-from rmq_txn.commitment import Commitment
+from rmq_txn.database.session import SessionState
 from rmq_txn.errors import BrokerUnavailableError, HalfMessageError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.message import Outbound
-from rmq_txn.session import SessionState
+from rmq_txn.producer.commitment import Commitment
 from rmq_txn.verdict import Verdict
 
 COMMIT, ROLLBACK, UNKNOWN = Verdict.COMMIT, Verdict.ROLLBACK, Verdict.UNKNOWN
@@ -86,9 +86,10 @@ class Rig:
         oracle: Any = self
         batch = [Message("topic", b"x") for _ in range(messages)]
         owner: Any = FakeOwner("owner")
-        commitment = Commitment(client, oracle, owner, self.txn_id, batch, self.session)
+        verdicts: Any = SimpleNamespace(now=time.monotonic, add=lambda *_: None)
+        commitment = Commitment(client, oracle, owner, verdicts, verdicts, self.txn_id, batch)
         try:
-            commitment.run(local)
+            commitment.run(local, self.session)
         except BaseException as error:  # noqa: BLE001 - the result
             return error
         return None

@@ -1,0 +1,240 @@
+"""The local database: it holds the business tables and ours, and hands out transactions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pymysql
+
+from rmq_txn.database.connection import TRACK, ServerThread
+from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, error_code, parse_url
+from rmq_txn.database.session import Session, SessionState
+from rmq_txn.database.sql import STATEMENTS
+from rmq_txn.database.transaction import Transaction
+from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
+from rmq_txn.identity import new_txn_id
+from rmq_txn.logs import get_logger
+
+log = get_logger("database")
+
+_WAIT_MARGIN_SECONDS = 10
+# One SET for both servers: MySQL reads the first comment and MariaDB the second. MariaDB has the new
+# name since 11.1, MySQL lost the old one with 8.0.
+_READ_COMMITTED = (
+    "/*!80000 , transaction_isolation = 'READ-COMMITTED' */ /*M! , tx_isolation = 'READ-COMMITTED' */"
+)
+
+
+class Database:
+    """
+    A MySQL or MariaDB database that holds both the business tables and ours. Thread-safe.
+
+    Make it with `Database.mysql`. Connections are opened at first use, with autocommit off. Must
+    not have been used before a fork.
+    """
+
+    def __init__(
+        self, pool: ConnectionPool, checks: ConnectionPool, *, local_timeout_seconds: int = 60
+    ) -> None:
+        self._pool = pool
+        self._checks = checks
+        self.local_timeout_seconds = local_timeout_seconds
+
+    @classmethod
+    def mysql(
+        cls,
+        url: str,
+        *,
+        pool_size: int = 16,
+        pool_wait_seconds: float = 5.0,
+        connect_timeout_seconds: float = 5.0,
+        statement_timeout_seconds: float = 10.0,
+        lock_wait_seconds: int = 5,
+        local_timeout_seconds: int = 60,
+    ) -> Database:
+        """
+        Describe a database; nothing is connected yet.
+
+        Args:
+            url: `mysql://user:password@host:port/database`, percent-encoded where needed. Query
+                parameters: `charset`, `unix_socket`; `ssl_ca`, a PEM file: TLS only, and only with a
+                server that shows a certificate of one of these authorities;
+                `ssl_verify_identity=true`: made out to this host as well. Without `ssl_ca` PyMySQL uses
+                TLS if the server offers it, and anybody in the line can be the server.
+            pool_size: connections for transactions; at least the consumer's threads. Check-backs
+                have up to two of their own, so a full pool does not silence them.
+            pool_wait_seconds: how long a transaction waits for a free connection.
+            connect_timeout_seconds: to open a connection.
+            statement_timeout_seconds: the longest silence of the server inside one statement; a
+                longer one counts as a lost connection.
+            lock_wait_seconds: `innodb_lock_wait_timeout` of our sessions, whole seconds; must be
+                below `statement_timeout_seconds`.
+            local_timeout_seconds: the longest local transaction of a producer, whole seconds; a longer
+                one is refused at COMMIT. With ten more it is the `wait_timeout` of our sessions: how
+                long the server keeps a transaction whose client went silent.
+
+        Raises:
+            SettingsError: the URL, a number or the file of `ssl_ca` is not usable.
+        """
+        for name, value in (
+            ("pool_size", pool_size),
+            ("pool_wait_seconds", pool_wait_seconds),
+            ("connect_timeout_seconds", connect_timeout_seconds),
+            ("statement_timeout_seconds", statement_timeout_seconds),
+            ("lock_wait_seconds", lock_wait_seconds),
+            ("local_timeout_seconds", local_timeout_seconds),
+        ):
+            if isinstance(value, bool) or not value > 0:
+                raise SettingsError(f"{name} is {value!r}, it must be more than 0")
+        for name, value in (
+            ("pool_size", pool_size),
+            ("lock_wait_seconds", lock_wait_seconds),
+            ("local_timeout_seconds", local_timeout_seconds),
+        ):
+            if not isinstance(value, int):
+                raise SettingsError(f"{name} is {value!r}, it must be a whole number")
+        if lock_wait_seconds >= statement_timeout_seconds:
+            raise SettingsError(
+                f"lock_wait_seconds is {lock_wait_seconds}, it must be below "
+                f"statement_timeout_seconds ({statement_timeout_seconds:g}): a lock wait would look "
+                "like a lost connection"
+            )
+        parameters = parse_url(url) | {
+            "connect_timeout": connect_timeout_seconds,
+            "read_timeout": statement_timeout_seconds,
+            "write_timeout": statement_timeout_seconds,
+            "autocommit": False,
+        }
+        # Short: the caller of a lost COMMIT waits for them, after statement_timeout_seconds.
+        checks = parameters | {"read_timeout": 3.0, "write_timeout": 3.0, "connect_timeout": 1.5}
+        set_session = f"SET SESSION {TRACK}, innodb_lock_wait_timeout = {{:d}}, wait_timeout = {{:d}}"
+        wait_timeout = local_timeout_seconds + _WAIT_MARGIN_SECONDS
+        parameters["init_command"] = set_session.format(lock_wait_seconds, wait_timeout)
+        # The native client has one check thread: one waiting check holds up all others. UTC: ages of
+        # rows must not jump by an hour in spring and autumn.
+        checks["init_command"] = set_session.format(1, wait_timeout) + ", time_zone = '+00:00'"
+        pool = ConnectionPool(parameters, size=pool_size, wait_seconds=pool_wait_seconds)
+        return cls(
+            pool,
+            ConnectionPool(checks, size=2, wait_seconds=2.0, renewal=pool.renewal),
+            local_timeout_seconds=local_timeout_seconds,
+        )
+
+    @property
+    def pool_size(self) -> int:
+        """How many transactions can be open at once."""
+        return self._pool.size
+
+    def begin(self, txn_id: str) -> Session:
+        """
+        Open a guarded transaction: the tripwire is set, on a live connection.
+
+        Raises:
+            DatabaseUnavailableError: no connection in time.
+        """
+        return Session(self._pool, txn_id, guarded=True)
+
+    @contextmanager
+    def transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
+        """
+        Run a plain local transaction: COMMIT at the end of the block, ROLLBACK if it raises.
+
+        For reading, and for writes that publish nothing; `TransactionProducer.transaction` is the
+        one that can publish.
+
+        Args:
+            read_only: end with ROLLBACK in any case, so that no COMMIT can be in doubt.
+
+        Raises:
+            DatabaseUnavailableError: nothing was committed.
+            TransactionLostError: the server ended the transaction before COMMIT.
+            InDoubtError: the answer to COMMIT was lost.
+        """
+        session = self.begin(new_txn_id())
+        try:
+            yield Transaction(session)
+            if read_only:
+                if session.connection.ended:
+                    session.release_tripwire()  # says what happened
+                session.rollback()
+            else:
+                session.commit()
+        except BaseException as error:
+            told = session.fail(error)
+            if session.state is SessionState.COMMITTING and isinstance(error, pymysql.MySQLError):
+                raise InDoubtError("the answer to COMMIT was lost", txn_id=session.txn_id) from error
+            if told is not error:
+                raise told from error
+            raise
+
+    def begin_check(self, txn_id: str) -> Session:
+        """Open a transaction for a check-back: its own connections, a lock wait of 1 s."""
+        return Session(self._checks, txn_id, guarded=False)
+
+    def sideline(self) -> ConnectionPool:
+        """
+        Make a pool of one connection, set up as for check-backs, for a thread that keeps it.
+
+        On READ COMMITTED, from its first statement on, also after it was made again: a DELETE must not
+        lock the gap in which others insert.
+        """
+        return self._checks.alike(size=1, set_also=_READ_COMMITTED)
+
+    def kill(self, thread: ServerThread) -> bool:
+        """
+        End a connection of ours on the server, with its open transaction. Gone already is fine.
+
+        Returns:
+            False if the id may be another connection's: the server is another one, or was started after
+            that connection was made. Then nothing was ended.
+
+        Raises:
+            DatabaseUnavailableError: the server can't be asked.
+        """
+        session = self.begin_check("kill")
+        try:
+            session.execute(STATEMENTS["read_uptime"])
+            ((_, uptime),) = session.cursor.fetchall()
+            # Both clocks: the first stands still while a machine sleeps, the second may be set.
+            monotonic, wall = thread.made_at
+            age = max(time.monotonic() - monotonic, time.time() - wall)
+            if session.connection.server != thread.server or int(uptime) < age:
+                return False
+            session.execute(STATEMENTS["kill_connection"], (thread.id,))
+        except pymysql.err.MySQLError as error:
+            if error_code(error) != NO_SUCH_THREAD:
+                raise
+        finally:
+            session.rollback()
+        return True
+
+    def is_reachable(self) -> bool:
+        """Whether the database does our work now: a connection can be had, and a row be written."""
+        try:
+            session = self.begin_check(new_txn_id())
+            try:
+                # Rolled back. A server that is read only or has no room refuses it as it would a real one.
+                session.execute(STATEMENTS["insert_log_row"], (session.txn_id, 0, b""))
+            finally:
+                session.rollback()
+        except DatabaseUnavailableError:
+            return False
+        except pymysql.err.MySQLError as error:
+            # Of the statement, not of the server: no such table, a lock. Whoever waits finds the same.
+            log.warning("the database could not be tried by a write", error=str(error))
+        return True
+
+    def wait_until_reachable(self, give_up: threading.Event, longest_pause_seconds: float) -> None:
+        """Block until the database does our work, with growing pauses, or until `give_up` is set."""
+        pause = 0.1
+        while not give_up.is_set() and not self.is_reachable():
+            give_up.wait(pause)
+            pause = min(pause * 2, longest_pause_seconds)
+
+    def close(self) -> None:
+        """Close the idle connections and refuse further use. Idempotent."""
+        self._pool.close()
+        self._checks.close()

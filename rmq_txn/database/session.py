@@ -1,0 +1,335 @@
+"""One database transaction, from its first statement to the server's answer to COMMIT or ROLLBACK."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import pymysql
+import pymysql.cursors
+from pymysql.constants import SERVER_STATUS
+
+from rmq_txn.database.connection import ServerThread, WatchedConnection
+from rmq_txn.database.pool import (
+    LOCK_ERRORS,
+    READ_ONLY_TRANSACTION,
+    REFUSALS,
+    REFUSED_COMMIT,
+    SAVEPOINT_MISSING,
+    ConnectionPool,
+    error_code,
+    is_unavailable,
+)
+from rmq_txn.database.sql import STATEMENTS
+from rmq_txn.errors import DatabaseUnavailableError, SettingsError, TransactionLostError
+from rmq_txn.logs import get_logger
+
+log = get_logger("session")
+T = TypeVar("T")
+
+# What the last answer on a connection says if somebody was here before us and left something.
+_LEFT_OVER = SERVER_STATUS.SERVER_STATUS_IN_TRANS | SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+_OURS = frozenset(STATEMENTS.values())
+
+
+class SessionState(enum.Enum):
+    """How far a session got. Set only after the server answered, except COMMITTING."""
+
+    OPEN = "open"
+    COMMITTING = "committing"
+    """COMMIT was sent; until its answer is read nobody here knows."""
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    LOST = "lost"
+    """The connection broke or is out of step, COMMIT not sent. Never committed, rollback not confirmed."""
+
+
+class Session:
+    """
+    One transaction on one pooled connection: tripwire, statements, COMMIT or ROLLBACK.
+
+    Autocommit is off, so the tripwire, a savepoint, is also the beginning: there is no BEGIN
+    (docs/decisions/0016). For one thread. Ends once; the connection goes back to the pool then.
+
+    Args:
+        guarded: COMMIT only if the tripwire still stands.
+
+    Attributes:
+        committing_since: when COMMIT was sent, by the monotonic clock.
+    """
+
+    def __init__(self, pool: ConnectionPool, txn_id: str, *, guarded: bool) -> None:
+        self.txn_id = txn_id
+        self.state = SessionState.OPEN
+        self.committing_since = 0.0
+        self._pool = pool
+        self._guarded = guarded
+        self._lent: list[pymysql.cursors.Cursor] = []
+        self._business = False  # whether statements may have run that are not ours
+        self._whole = False  # whether the tripwire was found standing, and released
+        self.began = time.monotonic()
+        self._pooled = pool.borrow()
+        try:
+            self._begin()
+        except BaseException:
+            self._give_back(broken=True)
+            raise
+
+    def _begin(self) -> None:
+        self.connection: WatchedConnection = self._pooled.dbapi_connection
+        self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
+        if not self._set_tripwire():
+            # Nothing of this transaction ran yet: a new connection is safe, here and never later.
+            try:
+                with suppress(pymysql.err.MySQLError):  # closed already
+                    self.connection.close()
+                self.connection.connect()
+                self.cursor.execute(STATEMENTS["set_tripwire"])
+            except pymysql.err.MySQLError as error:
+                self._pool.unavailable(error)
+        self.server_thread: ServerThread = self.connection.server_thread
+
+    @property
+    def connection_id(self) -> int:
+        """The server's id of this session's connection."""
+        return self.server_thread.id
+
+    def _set_tripwire(self) -> bool:
+        """Send the first statement; return False if this connection can't carry a transaction."""
+        if not self.connection.open:
+            return False  # it broke in its last transaction
+        # Read before: a cluster that registers its log at a savepoint reports a transaction by then.
+        if self.connection.server_status & _LEFT_OVER:
+            # BEGIN would have committed what is open; a savepoint would take it for its own, and
+            # with autocommit on it would hold nothing together.
+            log.warning(
+                "a connection came back with a transaction open or autocommit on, it is replaced: "
+                "business code switched autocommit, or used the connection after its block"
+            )
+            return False
+        self.connection.watch_transaction()
+        try:
+            self.cursor.execute(STATEMENTS["set_tripwire"])
+        except pymysql.err.MySQLError as error:
+            if not is_unavailable(error):
+                raise
+            return False  # idle connections die of old age
+        return True
+
+    def execute(self, sql: str, args: Any = None) -> int:
+        """
+        Run one statement and return the number of rows it changed or found.
+
+        Raises:
+            DatabaseUnavailableError: the connection is lost, or the server does no such work now; COMMIT
+                was not sent.
+            pymysql.err.MySQLError: anything else the server says, unchanged.
+        """
+        self._prepare(sql)
+        statement = self.cursor.mogrify(sql, args)  # before: bad arguments are no lost answer
+        return self._answered(lambda: self.cursor.execute(statement))
+
+    def lend_cursor(self, *kind: type[pymysql.cursors.Cursor]) -> pymysql.cursors.Cursor:
+        """Return a new cursor for business code; it is closed when the session ends."""
+        self._business = True
+        cursor: pymysql.cursors.Cursor = self.connection.cursor(*kind)
+        self._lent.append(cursor)
+        return cursor
+
+    def lend_connection(self) -> WatchedConnection:
+        """Return the connection for business code."""
+        self._business = True
+        return self.connection
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run one statement for each row of arguments; errors as `execute`."""
+        self._prepare(sql)
+        return self._answered(lambda: self.cursor.executemany(sql, rows) or 0)
+
+    def _prepare(self, sql: str) -> None:
+        if sql in _OURS:
+            self.settle()
+        else:
+            self._business = True
+
+    def settle(self) -> None:
+        """
+        Clear away what business code left, before a statement of ours. At no cost if it left nothing.
+
+        Raises:
+            pymysql.err.MySQLError: a late error of the last statement of business code, of a procedure
+                with several results.
+        """
+        if not self._business:
+            return
+        self._answered(self.connection.read_results)
+        if self.connection.elsewhere:
+            # After USE as text. Tables of our names may be there too, but check-back looks here.
+            self._answered(self.connection.select_home)
+
+    def _answered(self, run: Callable[[], T]) -> T:
+        try:
+            return run()
+        except pymysql.err.MySQLError as error:
+            if self._is_unavailable(error):
+                self._pool.unavailable(error)
+            raise
+
+    def _is_unavailable(self, error: BaseException) -> bool:
+        # A transaction is read only because business code said so, or else because the server refuses writes.
+        own_doing = self.connection.changed or self.connection.ended
+        return is_unavailable(error) or (error_code(error) == READ_ONLY_TRANSACTION and not own_doing)
+
+    def commit(self) -> None:
+        """
+        Release the tripwire and COMMIT.
+
+        Raises:
+            TransactionLostError: the server ended the transaction before; the session is still open
+                and must be rolled back.
+            pymysql.err.MySQLError: if `state` is COMMITTING then, the outcome is not known; if it is OPEN,
+                the server refused to commit.
+        """
+        if self._guarded and not self._whole:
+            self.release_tripwire()
+        self.committing_since = time.monotonic()
+        self.state = SessionState.COMMITTING
+        try:
+            self._send_commit()
+        except pymysql.err.MySQLError as error:
+            if error_code(error) in REFUSED_COMMIT:
+                self.state = SessionState.OPEN  # the ROLLBACK that follows makes sure
+            raise
+        self.state = SessionState.COMMITTED
+        self._give_back(broken=False)
+
+    def release_tripwire(self) -> None:
+        """
+        Make sure that the server has not ended the transaction so far. Once, then COMMIT or ROLLBACK.
+
+        Raises: TransactionLostError, and those of `execute`.
+        """
+        cause: pymysql.err.MySQLError | None = None
+        if not self.connection.ended:
+            try:
+                self.execute(STATEMENTS["release_tripwire"])
+            except pymysql.err.MySQLError as error:
+                if error_code(error) != SAVEPOINT_MISSING:
+                    raise
+                cause = error
+        # Asked again: the results read before the release may have told of the end. With autocommit on, as
+        # text, a savepoint that is found proves nothing.
+        if cause is None and not self.connection.ended:
+            self._whole = True
+            return
+        raise TransactionLostError(
+            "the database server ended the transaction before COMMIT: a statement that commits implicitly "
+            "(DDL, LOCK TABLES), transaction control or autocommit as SQL text, or a deadlock that was "
+            "caught and ignored",
+            txn_id=self.txn_id,
+        ) from cause
+
+    def fail(self, error: BaseException) -> BaseException:
+        """
+        Roll back after `error`, and say what the caller is to be told: `error`, or what is true instead.
+
+        It costs a round trip more than `rollback` if business code ran.
+
+        Returns:
+            `TransactionLostError` if the server had ended the transaction before: what was written until
+            then is durable, though `error` says "rolled back". `DatabaseUnavailableError` for an error
+            of a lent cursor that means it. Else `error`.
+        """
+        try:
+            return self._outcome_of(error)
+        finally:
+            self.rollback()
+
+    def _outcome_of(self, error: BaseException) -> BaseException:
+        if self.state is not SessionState.OPEN or not isinstance(error, Exception):
+            return error
+        if isinstance(error, TransactionLostError):
+            return error
+        unavailable = self._is_unavailable(error)
+        # After a lock error the tripwire may be gone though nothing is durable, and a connection that is gone
+        # can't be asked: then only what was seen on the way counts.
+        ask = self.connection.usable and not (unavailable or error_code(error) in LOCK_ERRORS)
+        try:
+            if self._guarded and not self._whole and (self.connection.ended or (self._business and ask)):
+                self.release_tripwire()
+            # Not if something was changed: that may be a temporary table, which may be of any kind.
+            if self.connection.untransactional and not self.connection.changed:
+                raise TransactionLostError(  # noqa: TRY301 - one way to tell it
+                    "a statement wrote to a table that knows no transactions, such as MyISAM: that stays, "
+                    "though the rest is rolled back; ALTER TABLE ... ENGINE = InnoDB",
+                    txn_id=self.txn_id,
+                )
+        except TransactionLostError as lost:
+            lost.__cause__ = error
+            return lost
+        except (pymysql.err.MySQLError, DatabaseUnavailableError, SettingsError):
+            pass  # `error` came first; the ROLLBACK will say whether the connection still works
+        if unavailable and isinstance(error, pymysql.err.MySQLError):
+            try:
+                self._pool.unavailable(error)
+            except DatabaseUnavailableError as told:
+                return told
+        return error
+
+    def _send_commit(self) -> None:
+        self.connection.commit()
+
+    def rollback(self) -> bool:
+        """
+        Roll back unless the outcome is settled or in doubt; return whether the server confirmed.
+
+        False: the connection is gone. Before COMMIT was sent that still means "never committed",
+        but the server may hold the locks for a while.
+        """
+        if self.state in (SessionState.COMMITTED, SessionState.ROLLED_BACK, SessionState.LOST):
+            return self.state is SessionState.ROLLED_BACK
+        if self.state is SessionState.COMMITTING:
+            self._give_back(broken=True)
+            return False
+        if not self.connection.usable:
+            self.state = SessionState.LOST
+            self._give_back(broken=True)
+            return False
+        ended = self._guarded and self.connection.ended  # locks of tables, say, would outlive the ROLLBACK
+        try:
+            with suppress(pymysql.err.MySQLError):  # a late error of a statement that is rolled back
+                self.connection.read_results()
+            self.connection.rollback()
+        except BaseException as error:
+            self.state = SessionState.LOST
+            self._give_back(broken=True)
+            if not isinstance(error, pymysql.err.MySQLError):
+                raise  # Ctrl-C in the middle of an answer
+            return False
+        self.state = SessionState.ROLLED_BACK
+        self._give_back(broken=ended)
+        return True
+
+    def _give_back(self, *, broken: bool) -> None:
+        if self._pooled is None:
+            return
+        # A cursor used after its block would read and write in the next borrower's transaction.
+        for cursor in self._lent:
+            if not self.connection.usable:
+                # Closed without reading its unread rows, of a line that is not ours.
+                cursor.connection = None  # type: ignore[assignment]
+                continue
+            with suppress(pymysql.err.MySQLError):  # unread rows on a broken line
+                cursor.close()
+        pooled, self._pooled = self._pooled, None
+        self._pool.give_back(pooled, broken=broken or self._is_spoiled())
+
+    def _is_spoiled(self) -> bool:
+        """Whether the next borrower would not get the session as the pool set it up."""
+        connection = self.connection
+        if connection.failures & (REFUSALS | {READ_ONLY_TRANSACTION}):
+            return True
+        return self._guarded and connection.changed  # the outbox sets up its own as it needs it

@@ -1,0 +1,138 @@
+"""What business code gets to see of a running transaction: statements, and no way to end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pymysql
+import pymysql.cursors
+
+from rmq_txn.database.connection import ServerThread
+from rmq_txn.database.session import Session, SessionState
+from rmq_txn.errors import LifecycleError
+from rmq_txn.message import JSON, Message
+
+_ENDS_TRANSACTION = frozenset(
+    {"commit", "rollback", "begin", "autocommit", "close", "ping", "select_db", "connect"}
+    | {"kill", "autocommit_mode", "set_charset", "set_character_set"}
+)
+
+
+class ConnectionProxy:
+    """
+    The DB-API connection of a running transaction, without what would end it.
+
+    `commit`, `rollback`, `begin`, `autocommit`, `close` and the like raise `LifecycleError`: an
+    early COMMIT would make the business writes durable without log row and message (docs/hazards.md, H5).
+    The same as SQL text is caught later, by the tripwire. Of no use after its block.
+    """
+
+    __slots__ = ("_open",)
+
+    def __init__(self, open_: Callable[[], Session]) -> None:
+        self._open = open_
+
+    def cursor(self, *kind: type[pymysql.cursors.Cursor]) -> pymysql.cursors.Cursor:
+        """Return a new cursor, of PyMySQL's class `kind` if given; closed when the block ends."""
+        return self._open().lend_cursor(*kind)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ENDS_TRANSACTION:
+            raise LifecycleError(
+                f"connection.{name} would end the transaction or the connection; leave the block "
+                "to commit, raise to roll back"
+            )
+        return getattr(self._open().lend_connection(), name)
+
+
+class Transaction:
+    """
+    A running local transaction, given to business code. For one thread; of no use after its block.
+
+    Neither commits nor rolls back: leaving the block commits, an exception rolls back.
+    """
+
+    def __init__(self, session: Session, publish: Callable[[Message], None] | None = None) -> None:
+        self._session = session
+        self._publish = publish
+
+    @property
+    def txn_id(self) -> str:
+        """Id of this transaction on every row, message and log line."""
+        return self._session.txn_id
+
+    @property
+    def connection(self) -> ConnectionProxy:
+        """The DB-API connection, for code that insists on one; it refuses to end the transaction."""
+        self._open()
+        return ConnectionProxy(self._open)
+
+    def cursor(self) -> pymysql.cursors.Cursor:
+        """Return a new PyMySQL cursor inside this transaction; it is closed when the block ends."""
+        return self._open().lend_cursor()
+
+    def execute(self, sql: str, args: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
+        """
+        Run one statement; `%s` and `%(name)s` are the placeholders.
+
+        Returns:
+            The number of rows changed, or found by a SELECT.
+
+        Raises:
+            DatabaseUnavailableError: the connection is lost; nothing of this transaction stays.
+            pymysql.err.MySQLError: any other answer of the server, unchanged.
+        """
+        return self._open().execute(sql, args)
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run one statement for each row of arguments; return the number of rows changed."""
+        return self._open().executemany(sql, rows)
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """Return the next row of the last `execute`, None after the last one."""
+        return self._open().cursor.fetchone()
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Return the remaining rows of the last `execute`."""
+        return list(self._open().cursor.fetchall())
+
+    def publish(
+        self,
+        topic: str,
+        body: Mapping[str, JSON] | bytes,
+        *,
+        key: str | None = None,
+        tag: str | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Publish a message if, and only if, this transaction commits.
+
+        Nothing is sent before the block ends; then the half messages go out, in no promised order.
+
+        Args: those of `Message`, which see.
+
+        Raises:
+            InvalidMessageError: the message could not be sent; raised here, before anything is.
+            LifecycleError: this transaction can't publish.
+        """
+        self._open()
+        if self._publish is None:
+            raise LifecycleError(
+                "this transaction can't publish; use the block of TransactionProducer.transaction, or "
+                "give the consumer a producer"
+            )
+        self._publish(Message(topic, body, key=key, tag=tag, properties=properties or {}))
+
+    @property
+    def server_thread(self) -> ServerThread:
+        """The connection on the server; for the consumer, which ends one that went silent under it."""
+        return self._session.server_thread
+
+    def _open(self) -> Session:
+        if self._session.state is not SessionState.OPEN:
+            raise LifecycleError(
+                f"transaction {self.txn_id} is {self._session.state.value}; use it inside its block"
+            )
+        return self._session

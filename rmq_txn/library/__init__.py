@@ -1,0 +1,1 @@
+"""The native library `librocketmq.so`: where it belongs, whether it is there, how it gets there."""

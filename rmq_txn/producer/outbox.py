@@ -1,0 +1,191 @@
+"""
+The outbox table: a copy of each message, committed with the transaction that publishes it.
+
+Ages are judged by the clock of the database: producers on several machines write and read these rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import pymysql
+
+from rmq_txn.database import Database
+from rmq_txn.database.pool import error_code
+from rmq_txn.database.session import Session
+from rmq_txn.database.sql import STATEMENTS
+from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError
+from rmq_txn.message import Outbound
+
+ALARM_AFTER_BUDGET_SECONDS = 240.0
+"""Two minutes until the relay publishes a row again, one until it is deleted, one for the relay's rounds."""
+
+_DELETE_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One copy, as it lies in the table."""
+
+    txn_id: str
+    position: int
+    message_id: str
+    failures: int
+    topic: str
+    key: bytes | None
+    tag: bytes | None
+    properties: bytes
+    body: bytes = field(repr=False)
+
+    def outbound(self) -> Outbound:
+        """
+        Return the message as it was sent.
+
+        Raises:
+            ValueError: the row is damaged; InvalidMessageError is one, too.
+        """
+        properties = json.loads(self.properties)
+        if not isinstance(properties, dict):
+            raise InvalidMessageError(f"properties are {type(properties).__name__}, not an object")
+        key = None if self.key is None else self.key.decode()
+        tag = None if self.tag is None else self.tag.decode()
+        return Outbound(self.topic, self.body, key, tag, properties)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How publishing one row again went, and when the row may be looked at again."""
+
+    row: OutboxRow
+    failed: bool
+    retry_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxCount:
+    """How many rows there are, and how old the oldest is; of one topic or of all."""
+
+    rows: int
+    oldest_seconds: float
+    topic: str = ""
+
+
+def insert(session: Session, messages: Sequence[Outbound], message_ids: Sequence[str]) -> None:
+    """Copy the messages of the session's own transaction; one statement up to a megabyte."""
+    session.executemany(
+        STATEMENTS["insert_outbox_rows"],
+        [
+            (
+                session.txn_id,
+                position,
+                message_id,
+                message.topic,
+                # As bytes: they must not depend on the character set of the connection.
+                None if message.key is None else message.key.encode(),
+                None if message.tag is None else message.tag.encode(),
+                json.dumps(dict(message.properties)).encode(),
+                message.body,
+            )
+            for position, (message, message_id) in enumerate(zip(messages, message_ids, strict=True))
+        ],
+    )
+
+
+class Outbox:
+    """
+    The table as the relay and the command line see it, on one connection of its own. For one thread.
+
+    Every method raises `DatabaseUnavailableError` for whatever goes wrong: it is done again later.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._pool = database.sideline()
+
+    def elect(self, database_id: str) -> bool:
+        """
+        Try to become, or stay, the one relay of this database; return whether we are it.
+
+        The server lets go of it when this connection ends, however that happens.
+        """
+        with self.session() as session:
+            name = f"rmq_txn_outbox:{database_id}"
+            session.execute(STATEMENTS["elect_relay"], (name, name))
+            row = session.cursor.fetchone()
+            return row is not None and row[0] == 1
+
+    def overdue(self, age_seconds: float, limit: int) -> list[OutboxRow]:
+        """Return the oldest rows of at least this age that may be published again now."""
+        with self.session() as session:
+            session.execute(STATEMENTS["read_overdue_rows"], (age_seconds, limit))
+            return [
+                OutboxRow(
+                    txn_id.decode("ascii", "replace"),
+                    position,
+                    message_id.decode("ascii", "replace"),
+                    failures,
+                    topic.decode("ascii", "replace"),
+                    *rest,
+                )
+                for txn_id, position, message_id, failures, topic, *rest in session.cursor.fetchall()
+            ]
+
+    def note(self, attempts: Sequence[Attempt]) -> None:
+        """Write down how publishing again went, so that another relay can go on from there."""
+        with self.session() as session:
+            session.executemany(
+                STATEMENTS["note_attempt"],
+                [(a.failed, a.retry_seconds, a.row.txn_id, a.row.position) for a in attempts],
+            )
+
+    def delete_rows(self, rows: Iterable[OutboxRow]) -> None:
+        """Delete what was published again."""
+        with self.session() as session:
+            keys = [(row.txn_id, row.position) for row in rows]
+            session.executemany(STATEMENTS["delete_outbox_row"], keys)
+
+    def delete_transactions(self, txn_ids: Sequence[str]) -> None:
+        """Delete all rows of these transactions, in batches."""
+        for start in range(0, len(txn_ids), _DELETE_BATCH):
+            with self.session() as session:
+                batch = txn_ids[start : start + _DELETE_BATCH]
+                session.execute(STATEMENTS["delete_outbox_transactions"], (batch,))
+
+    def count(self) -> OutboxCount:
+        """Count all rows."""
+        with self.session() as session:
+            session.execute(STATEMENTS["count_outbox"])
+            ((rows, oldest),) = session.cursor.fetchall()
+            return OutboxCount(rows, float(oldest or 0))
+
+    def count_by_topic(self) -> list[OutboxCount]:
+        """Count the rows of each topic; reads the whole table."""
+        with self.session() as session:
+            session.execute(STATEMENTS["count_outbox_by_topic"])
+            return [
+                OutboxCount(rows, float(oldest), topic.decode("ascii", "replace"))
+                for topic, rows, oldest in session.cursor.fetchall()
+            ]
+
+    def close(self) -> None:
+        """Close the connection, and so let another become the relay. Idempotent."""
+        self._pool.close()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Lend the connection for one transaction; COMMIT at the end of the block, else ROLLBACK."""
+        session = Session(self._pool, "outbox", guarded=False)
+        try:
+            yield session
+            session.commit()
+        except pymysql.err.MySQLError as error:
+            # Not used again: it may be to a demoted server, or know nothing of privileges given back.
+            with suppress(pymysql.err.MySQLError):  # closed already
+                session.connection.close()
+            raise DatabaseUnavailableError(
+                f"the outbox can't be worked on: {error.args[-1]} (error {error_code(error)})"
+            ) from error
+        finally:
+            session.rollback()

@@ -1,0 +1,113 @@
+"""The log table: the evidence by which a half message is decided."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pymysql
+
+from rmq_txn.database.pool import DUPLICATE_KEY, error_code
+from rmq_txn.database.session import Session
+from rmq_txn.database.sql import STATEMENTS
+from rmq_txn.errors import FencedError, TransactionLostError
+from rmq_txn.identity import new_txn_id
+
+MAX_MESSAGES = 32
+"""Messages of one transaction; their ids share one column, their sends one native stack."""
+
+
+class LogState(enum.IntEnum):
+    """What a log row says; the numbers are stored."""
+
+    OPEN = 0
+    COMMITTED = 1
+    ROLLED_BACK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """The row of one transaction, and the ids of its half messages by position."""
+
+    state: LogState
+    message_ids: tuple[str, ...]
+
+    def proves_commit_of(self, position: int, message_id: str) -> bool:
+        """
+        Whether the transaction committed and this half message is the one that won.
+
+        The client retries a send under a new id each time; the losers must not be delivered.
+        """
+        return (
+            self.state is LogState.COMMITTED
+            and position < len(self.message_ids)
+            and self.message_ids[position] == message_id
+        )
+
+
+def insert(session: Session, state: LogState, message_ids: Sequence[str]) -> None:
+    """
+    Insert the log row of the session's own transaction.
+
+    Raises:
+        FencedError: a check-back was faster.
+        pymysql.err.MySQLError: a late error of business code, see `Session.settle`.
+    """
+    session.settle()  # its duplicate key is none of ours
+    try:
+        session.execute(STATEMENTS["insert_log_row"], (session.txn_id, int(state), ",".join(message_ids)))
+    except pymysql.err.IntegrityError as error:
+        if error_code(error) != DUPLICATE_KEY:
+            raise
+        raise FencedError(
+            "a check-back answered rollback before the local transaction could commit; "
+            "nothing was written, safe to retry",
+            txn_id=session.txn_id,
+        ) from error
+
+
+def mark_committed(session: Session) -> None:
+    """
+    Turn the session's own open row into a committed one.
+
+    Raises:
+        TransactionLostError: the row is gone, so the server ended the transaction that inserted it.
+    """
+    if session.execute(STATEMENTS["commit_log_row"], (session.txn_id,)) != 1:
+        raise TransactionLostError(
+            "the open log row of this transaction is gone: the database server ended the "
+            "transaction before COMMIT",
+            txn_id=session.txn_id,
+        )
+
+
+def fence(session: Session) -> LogRow | None:
+    """
+    Make sure that the session's `txn_id` can never commit any more, unless it did.
+
+    Returns:
+        None if the fence row was inserted (commit the session to make it last), else the row that
+        was there.
+    """
+    try:
+        insert(session, LogState.ROLLED_BACK, ())
+    except FencedError:  # the name fits the other side; here it says: there is a row already
+        session.execute(STATEMENTS["read_log_row"], (session.txn_id,))
+        row = session.cursor.fetchone()
+        if row is None:
+            return fence(session)  # deleted between the two statements, so there is none to go by
+        state, message_ids = row
+        return LogRow(LogState(state), tuple(message_ids.decode("ascii").split(",")))
+    return None
+
+
+def probe(session: Session) -> None:
+    """
+    Do what a fence does, and undo it, at the beginning of a transaction: can answers be written?
+
+    Reading proves nothing: a server that was demoted, a table that somebody locked, a missing
+    privilege and a full disk are met by writing only.
+    """
+    session.execute(STATEMENTS["insert_log_row"], (new_txn_id(), int(LogState.ROLLED_BACK), ""))
+    session.execute(STATEMENTS["undo_probe"])

@@ -221,7 +221,8 @@ def test_a_dead_account_service_is_marked_and_only_that(page: Any, kept: Demo) -
                 for (const one of document.querySelectorAll("[data-away]"))
                     if (one.textContent !== "") window.marks.push(one.dataset.away);
             };
-            new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+            const all = { subtree: true, childList: true, characterData: true };
+            new MutationObserver(look).observe(document.body, all);
         }"""
     )
     page.click("[data-fault=kill_after_commit]")
@@ -233,7 +234,7 @@ def test_a_dead_account_service_is_marked_and_only_that(page: Any, kept: Demo) -
 def test_the_tour_has_eight_steps_and_breaks_what_it_tells(
     page: Any, picture: Picture, size: dict[str, int]
 ) -> None:
-    """Each names its button, the step of the tutorial and the API; what is broken is the real thing, in view."""
+    """Each names its button, the step of the tutorial and the API; what it breaks is in view."""
     page.set_viewport_size(size)
     page.click("#tour-start")
     faults = []
@@ -291,12 +292,14 @@ def test_a_delivery_of_points_is_not_drawn_before_it_happened(page: Any) -> None
     scenes = page.evaluate(
         """async () => {
             const { sceneOf } = await import("/page/scene.js");
-            const story = ["account.local_running", "account.half_stored", "account.killed", "account.check_asked",
-                "account.check_answered", "points.delivered", "points.inbox_row", "points.failed", "points.delivered",
-                "points.inbox_row", "points.committed", "points.ack_withheld", "points.delivered", "points.skipped"];
+            const story = ["account.local_running", "account.half_stored", "account.killed",
+                "account.check_asked", "account.check_answered", "points.delivered",
+                "points.inbox_row", "points.failed", "points.delivered", "points.inbox_row",
+                "points.committed", "points.ack_withheld", "points.delivered", "points.skipped"];
             const events = story.map((one, number) => {
                 const [service, step] = one.split(".");
-                return { service, step, time: `2999-01-01T00:00:${number}`, detail: { fault: "kill_after_commit", verdict: "commit" } };
+                const detail = { fault: "kill_after_commit", verdict: "commit" };
+                return { service, step, time: `2999-01-01T00:00:${number}`, detail };
             });
             return events.map((_, number) => {
                 const { account, message, at, points, duplicate } = sceneOf(events.slice(0, number + 1));
@@ -323,7 +326,9 @@ def test_a_delivery_of_points_is_not_drawn_before_it_happened(page: Any) -> None
 
 
 @pytest.mark.parametrize("size", [LAPTOP, PHONE, {"width": 1920, "height": 1080}])
-def test_the_first_screen_is_a_picture_and_few_words(page: Any, picture: Picture, size: dict[str, int]) -> None:
+def test_the_first_screen_is_a_picture_and_few_words(
+    page: Any, picture: Picture, size: dict[str, int]
+) -> None:
     """Fewer than 120 words; picture, buttons, form and books in view; captions of at most 15 words."""
     page.set_viewport_size(size)
     page.reload()

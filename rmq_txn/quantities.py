@@ -50,7 +50,7 @@ def positive_number(name: str, value: float) -> float:
         SettingsError: no number, not finite, or not above 0.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise SettingsError(f"{name} is {value!r}, it must be more than 0")
+        raise SettingsError(f"{name} is {value!r}, allowed is a number above 0")
     return value
 
 
@@ -63,7 +63,7 @@ def positive_whole_number(name: str, value: int) -> int:
     """
     positive_number(name, value)
     if not isinstance(value, int):
-        raise SettingsError(f"{name} is {value!r}, it must be a whole number")
+        raise SettingsError(f"{name} is {value!r}, allowed is a whole number above 0")
     return value
 
 

@@ -29,9 +29,34 @@ if TYPE_CHECKING:
 
 MYSQL_IMAGE = "mysql:8.4"
 _MYSQL_PORT = 3306
+_PROXY_CONFIGURATION = "/etc/rocketmq/proxy.json"  # we put it there
 _NAME_SERVER = "namesrv"  # its name in the network
 _STOP_SECONDS = 30
 _READY_SECONDS = 120.0
+
+
+def new_network() -> Network:
+    """
+    Return a network of one's own that exists; remove() it after its containers.
+
+    Raises:
+        ContainerError: testcontainers is missing or no engine answers.
+    """
+    with engine.with_engine():
+        from testcontainers.core.network import Network
+
+        return Network().create()
+
+
+def _broker_with_proxy() -> str:
+    """Return the words that run proxy and broker in one process."""
+    return image.java(
+        *("org.apache.rocketmq.proxy.ProxyStartup", "-pm", "local"),
+        *("-bc", image.CONFIGURATION, "-pc", _PROXY_CONFIGURATION),
+        logging="rmq.proxy.logback.xml",  # contains the broker's
+        heap_mb=(256, 512),
+        more_options=image.DIRECT_MEMORY,
+    )
 
 
 class ContainerServer:
@@ -70,7 +95,8 @@ class ContainerServer:
             raise StackError(f"{self.name} runs already, stop it first")
         try:
             if self._made:
-                engine.start_again(self._container)
+                with engine.explained(f"cannot start {self._container.image} again"):
+                    self._container.get_wrapped_container().start()
             else:
                 engine.start(self._container)
         except ContainerError as exc:
@@ -230,7 +256,7 @@ class ContainerStack:
         self.close()
 
     def _start(self) -> None:
-        network = engine.new_network()
+        network = new_network()
         self._resources.callback(network.remove)
         self.namesrv = self._namesrv(network)
         self.broker = self._broker_with_proxy(network)
@@ -265,11 +291,11 @@ class ContainerStack:
         }
         proxy = self._broker.proxy_settings(name_server=name_server)
         container = engine.new_container(self._image).with_command(
-            ["bash", "-c", f"exec {image.broker_with_proxy()}"]
+            ["bash", "-c", f"exec {_broker_with_proxy()}"]
         )
         container.with_network(network)
         container.with_copy_into_container(as_text(properties).encode(), image.CONFIGURATION)
-        container.with_copy_into_container(json.dumps(proxy).encode(), image.PROXY_CONFIGURATION)
+        container.with_copy_into_container(json.dumps(proxy).encode(), _PROXY_CONFIGURATION)
         # Clients are told these ports: the same inside and outside.
         ports = (self._ports.broker, self._ports.proxy_grpc, self._ports.proxy_remoting)
         engine.publish(container, {port: port for port in ports})

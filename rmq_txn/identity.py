@@ -9,8 +9,6 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-from rmq_txn.errors import SettingsError
-
 PROPERTY_TXN_ID = "rmq_txn_id"
 PROPERTY_POSITION = "rmq_txn_n"
 PROPERTY_OWNER = "rmq_txn_owner"
@@ -25,7 +23,6 @@ _TXN_ID = re.compile(r"[0-9a-f]{32}")
 _POSITION = re.compile(r"0|[1-9][0-9]{0,3}")
 # Group and database id; a group has 120 characters, a UUID 36.
 _OWNER = re.compile(r"[A-Za-z0-9_-]{1,120}@[0-9A-Za-z-]{1,36}")
-_LEAST_RETENTION_DAYS = 77 / 24  # 72 h in which the broker keeps a message, 5 h of redelivery
 _STAMP_BYTES = 16  # half of the HMAC; nobody guesses 128 bits, and the broker stores them with each message
 _MILLISECONDS_DIGITS = 12  # 48 bits of Unix milliseconds: good until the year 10889
 
@@ -62,21 +59,6 @@ def age_seconds(txn_id: str, now: float | None = None) -> float:
         now: Unix seconds by the clock to judge by; by this machine's if not given.
     """
     return (time.time() if now is None else now) - made_at(txn_id)
-
-
-def retention_seconds(name: str, days: float) -> float:
-    """
-    Return for how long rows keyed by transaction are kept, from the setting `name`.
-
-    Raises:
-        SettingsError: the broker may ask and deliver for longer than that.
-    """
-    if not days >= _LEAST_RETENTION_DAYS:  # NaN too
-        raise SettingsError(
-            f"{name} is {days!r}, the least is {_LEAST_RETENTION_DAYS:.2f}: "
-            "the broker may ask and deliver that long"
-        )
-    return days * 86_400
 
 
 def owner_of(producer_group: str, database_id: str) -> str:

@@ -12,12 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from rmq_txn.errors import LifecycleError, SettingsError
+from rmq_txn.errors import LifecycleError
 
 T = TypeVar("T")
-
-_LONGEST_WAIT = 86_400
-"""A day; some platforms can't wait for much longer than a month, and nobody means it."""
 
 AFTER_FORK = (
     "start it after the fork, in the process that uses it (gunicorn: post_worker_init, "
@@ -151,18 +148,6 @@ def run_until_signal(start: Callable[[], None], close: Callable[[], None]) -> No
         for number, handler in before.items():
             signal.signal(number, handler)
         close()
-
-
-def check_seconds(name: str, value: float) -> float:
-    """
-    Return a duration for which something is waited at close.
-
-    Raises:
-        SettingsError: no number, negative, not finite.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _LONGEST_WAIT:
-        raise SettingsError(f"{name} is {value!r}, allowed is 0 to {_LONGEST_WAIT}")
-    return value
 
 
 def refuse_event_loop(call: str) -> None:

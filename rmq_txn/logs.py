@@ -102,6 +102,16 @@ def unpack_fields(_logger: Any, _method: str, event: MutableMapping[str, Any]) -
     return event
 
 
+# Greedy up to the last @ of the word: a password may itself hold a slash or an @. The placeholder that
+# messages and help texts use is no secret.
+_USERINFO = re.compile(r"(?<=://)(?!user:password@)\S*@")
+
+
+def redact(text: str) -> str:
+    """Replace user name and password of every URL in `text` by `***`."""
+    return _USERINFO.sub("***@", text)
+
+
 def get_logger(module: str) -> structlog.stdlib.BoundLogger:
     """Make the logger of one module of this package."""
     logger = structlog.wrap_logger(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pymysql
 
 from rmq_txn.database import Database
-from rmq_txn.database.pool import DUPLICATE_KEY, error_code
+from rmq_txn.database.pool import error_code
 from rmq_txn.database.sql import SCHEMA, STATEMENTS, UPGRADES, without_comments
 from rmq_txn.errors import SchemaError
 from rmq_txn.logs import get_logger
@@ -95,26 +95,18 @@ def _upgrade(database: Database) -> None:
 
 
 def _insert_identity(database: Database) -> bool:
-    session = database.begin_check("schema")
-    try:
-        session.execute(STATEMENTS["insert_identity"], (VERSION, str(uuid.uuid4()), _new_secret()))
-        session.commit()
-    except pymysql.err.IntegrityError as error:
-        if error_code(error) != DUPLICATE_KEY:
-            raise
-        return False
-    finally:
-        session.rollback()
-    return True
+    with database.check_session("schema") as session:
+        row = (VERSION, str(uuid.uuid4()), _new_secret())
+        created = session.insert_new(STATEMENTS["insert_identity"], row)
+        if created:
+            session.commit()
+    return created
 
 
 def _raise_version(database: Database) -> bool:
-    session = database.begin_check("schema")
-    try:
+    with database.check_session("schema") as session:
         raised = session.execute(STATEMENTS["raise_schema_version"], (_new_secret(), VERSION, VERSION)) == 1
         session.commit()
-    finally:
-        session.rollback()
     return raised
 
 
@@ -165,8 +157,7 @@ def check(database: Database) -> Identity:
             f"the tables of rmq_txn in this database have version {version}, "
             f"this package needs version {VERSION}; {advice}"
         )
-    session = database.begin_check("schema")
-    try:
+    with database.check_session("schema") as session:
         session.execute(STATEMENTS["read_identity"])
         ((secret, upgraded_at),) = session.cursor.fetchall()
         session.execute(STATEMENTS["list_tables_without_transactions"])
@@ -183,22 +174,18 @@ def check(database: Database) -> Identity:
                 "it will be refused; set it to 16 MiB",
                 max_allowed_packet=packet_bytes,
             )
-    finally:
-        session.rollback()
     return Identity(database_id, secret, None if upgraded_at is None else float(upgraded_at))
 
 
 def _read_version(database: Database) -> tuple[int, str]:
-    session = database.begin_check("schema")
-    try:
-        found = session.execute(STATEMENTS["read_schema_version"])
-        row = session.cursor.fetchone() if found else None
-    except pymysql.err.ProgrammingError as error:
-        if error_code(error) != _NO_SUCH_TABLE:
-            raise
-        row = None
-    finally:
-        session.rollback()
+    with database.check_session("schema") as session:
+        try:
+            found = session.execute(STATEMENTS["read_schema_version"])
+            row = session.cursor.fetchone() if found else None
+        except pymysql.err.ProgrammingError as error:
+            if error_code(error) != _NO_SUCH_TABLE:
+                raise
+            row = None
     if row is None:
         raise SchemaError("the tables of rmq_txn are missing from this database; run: rmq-txn schema apply")
     return int(row[0]), row[1].decode("ascii")

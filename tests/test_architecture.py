@@ -50,11 +50,8 @@ WRAPPED = {
 }
 DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
-    "rmq_txn.producer.txlog",
     "rmq_txn.producer.outbox",
     "rmq_txn.producer.checkback",
-    "rmq_txn.consumer.inbox",
-    "rmq_txn.consumer.parking",
 }
 
 
@@ -245,8 +242,9 @@ def test_at_most_16_names_are_public() -> None:
         ("rmq_txn.library.installer", "import rocketmq.ffi", "only ["),
         ("rmq_txn.database.database", "from dbutils.pooled_db import PooledDB", "only ["),
         ("rmq_txn.producer.producer", "import pymysql", "only ["),
-        ("rmq_txn.consumer.inbox", "import pymysql\npymysql.connect()", "only err is allowed here"),
-        ("rmq_txn.consumer.inbox", "from pymysql import connect", "only err is allowed here"),
+        ("rmq_txn.producer.outbox", "import pymysql\npymysql.connect()", "only err is allowed here"),
+        ("rmq_txn.consumer.inbox", "import pymysql", "only ["),
+        ("rmq_txn.producer.outbox", "from pymysql import connect", "only err is allowed here"),
         ("rmq_txn.errors", "\n" * 401, "has 401 lines"),
     ],
 )
@@ -260,7 +258,7 @@ def test_the_checker_finds_a_fault(module: str, source: str, expected: str) -> N
     [
         ("rmq_txn.message", "from rmq_txn.errors import RmqTxnError\nimport json"),
         ("rmq_txn.transport.binding", "from rocketmq import ffi"),
-        ("rmq_txn.consumer.inbox", "import pymysql\npymysql.err.IntegrityError"),
+        ("rmq_txn.producer.outbox", "import pymysql\npymysql.err.IntegrityError"),
         ("rmq_txn.errors", "\n" * 400),
     ],
 )

@@ -16,8 +16,7 @@ from typing import NoReturn
 
 from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, outbox, parked, schema
 from rmq_txn.errors import RmqTxnError
-from rmq_txn.library.index_settings import redact
-from rmq_txn.logs import one_line
+from rmq_txn.logs import one_line, redact
 
 _EPILOG = f"""\
 Exit codes: {exit_codes.OK} done, {exit_codes.FAILED} failed, {exit_codes.USAGE} wrong arguments, \

@@ -92,12 +92,9 @@ class Aging:
     def _now(self) -> float:
         with self._reading:
             if boot_seconds() - self._read_at > _READ_EACH_SECONDS:
-                session = self._database.begin_check("clock")
-                try:
+                with self._database.check_session("clock") as session:
                     session.execute(STATEMENTS["read_clock"])
                     ((told,),) = session.cursor.fetchall()
-                finally:
-                    session.rollback()
                 self._clock.set(float(told))
                 self._read_at = boot_seconds()
             return self._clock.now()

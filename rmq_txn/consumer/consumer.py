@@ -12,16 +12,15 @@ from typing import TypeVar
 
 from rmq_txn.consumer.handling import Handling
 from rmq_txn.consumer.health import ConsumerHealth
-from rmq_txn.consumer.parking import check_max_attempts
 from rmq_txn.consumer.publisher import Publisher
 from rmq_txn.consumer.routes import ANY_TAG, Handler, Routes
 from rmq_txn.database import Database
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import LifecycleError, SettingsError
-from rmq_txn.identity import retention_seconds
-from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop, run_until_signal
+from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop, run_until_signal
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, check_group, check_tag, check_topic
+from rmq_txn.quantities import attempts, closing_seconds, retention_seconds, whole_number_between
 from rmq_txn.transport import ConsumerTransport, Transport
 
 log = get_logger("consumer")
@@ -73,11 +72,9 @@ class IdempotentConsumer:
         drain_seconds: float = 2.0,
         close_timeout_seconds: float = 10.0,
     ) -> None:
-        if isinstance(threads, bool) or not 1 <= threads <= database.pool_size:
-            raise SettingsError(
-                f"threads is {threads!r}, allowed is 1 to the database's pool_size ({database.pool_size}): "
-                "each handler holds a connection"
-            )
+        pool_size = database.pool_size
+        most = f"the database's pool_size ({pool_size})"
+        whole_number_between("threads", threads, pool_size, most, "each handler holds a connection")
         if producer is not None and producer.group == group:
             raise SettingsError(
                 f"group {group!r} is its producer's too; give one of them another name: brokers and tools "
@@ -96,8 +93,8 @@ class IdempotentConsumer:
         self._producer = producer
         self._owns_producer = False
         self._threads = threads
-        self._drain_seconds = check_seconds("drain_seconds", drain_seconds)
-        self._close_timeout_seconds = check_seconds("close_timeout_seconds", close_timeout_seconds)
+        self._drain_seconds = closing_seconds("drain_seconds", drain_seconds)
+        self._close_timeout_seconds = closing_seconds("close_timeout_seconds", close_timeout_seconds)
         self._routes = Routes()
         self._lifecycle = Lifecycle(f"IdempotentConsumer of group {self._group!r}")
         self._closing = threading.Event()
@@ -107,7 +104,7 @@ class IdempotentConsumer:
             dedup_key=dedup_key,
             database=database,
             publisher=producer,
-            max_attempts=check_max_attempts(max_attempts),
+            max_attempts=attempts("max_attempts", max_attempts),
             retention_seconds=retention_seconds("inbox_retention_days", inbox_retention_days),
             closing=self._closing,
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pymysql
-
-from rmq_txn.database.pool import DUPLICATE_KEY, error_code
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import InvalidMessageError
@@ -44,13 +41,7 @@ def claim(txn: Transaction, group: str, key: str, former_key: str | None) -> boo
 
 
 def _insert(txn: Transaction, group: str, key: str) -> bool:
-    try:
-        txn.execute(STATEMENTS["claim_inbox_row"], (group, key.encode()))
-    except pymysql.err.IntegrityError as error:
-        if error_code(error) != DUPLICATE_KEY:
-            raise
-        return False
-    return True
+    return txn.insert_new(STATEMENTS["claim_inbox_row"], (group, key.encode()))
 
 
 def release(txn: Transaction, group: str, key: str, former_key: str | None) -> None:

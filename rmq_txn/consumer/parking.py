@@ -14,33 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-import pymysql
-
-from rmq_txn.database.pool import DUPLICATE_KEY, error_code
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
-from rmq_txn.errors import InvalidMessageError, SettingsError
+from rmq_txn.errors import InvalidMessageError
 from rmq_txn.logs import describe
 from rmq_txn.message import Delivery
 
 MAX_ERROR_BYTES = 2000
-MOST_ATTEMPTS = 16
-"""The broker delivers 17 times, closings and rebalances included, and then buries a message itself."""
-
-
-def check_max_attempts(value: int) -> int:
-    """
-    Return a number of failures after which a message is parked, if that comes before the broker's.
-
-    Raises:
-        SettingsError: not 1 to 16.
-    """
-    if type(value) is not int or not 1 <= value <= MOST_ATTEMPTS:
-        raise SettingsError(
-            f"max_attempts is {value!r}, allowed is 1 to {MOST_ATTEMPTS}: "
-            "the broker gives up after 17 deliveries"
-        )
-    return value
 
 
 class ParkedState(enum.IntEnum):
@@ -122,13 +102,7 @@ def _insert(txn: Transaction, group: str, key: str, delivery: Delivery, error: s
     """Insert a failing row; False if there is a row already."""
     named = _bytes(delivery.topic), _bytes(delivery.message_id)
     values = (int(ParkedState.FAILING), attempts, _text(error), *named)
-    try:
-        txn.execute(STATEMENTS["insert_parked_row"], (group, key.encode(), *values))
-    except pymysql.err.IntegrityError as problem:
-        if error_code(problem) != DUPLICATE_KEY:
-            raise
-        return False
-    return True
+    return txn.insert_new(STATEMENTS["insert_parked_row"], (group, key.encode(), *values))
 
 
 def forget_failures(txn: Transaction, group: str, key: str) -> None:

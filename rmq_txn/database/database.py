@@ -17,6 +17,7 @@ from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.logs import get_logger
+from rmq_txn.quantities import positive_number, positive_whole_number
 
 log = get_logger("database")
 
@@ -80,22 +81,17 @@ class Database:
             SettingsError: the URL, a number or the file of `ssl_ca` is not usable.
         """
         for name, value in (
-            ("pool_size", pool_size),
             ("pool_wait_seconds", pool_wait_seconds),
             ("connect_timeout_seconds", connect_timeout_seconds),
             ("statement_timeout_seconds", statement_timeout_seconds),
-            ("lock_wait_seconds", lock_wait_seconds),
-            ("local_timeout_seconds", local_timeout_seconds),
         ):
-            if isinstance(value, bool) or not value > 0:
-                raise SettingsError(f"{name} is {value!r}, it must be more than 0")
+            positive_number(name, value)
         for name, value in (
             ("pool_size", pool_size),
             ("lock_wait_seconds", lock_wait_seconds),
             ("local_timeout_seconds", local_timeout_seconds),
         ):
-            if not isinstance(value, int):
-                raise SettingsError(f"{name} is {value!r}, it must be a whole number")
+            positive_whole_number(name, value)
         if lock_wait_seconds >= statement_timeout_seconds:
             raise SettingsError(
                 f"lock_wait_seconds is {lock_wait_seconds}, it must be below "
@@ -170,9 +166,22 @@ class Database:
                 raise told from error
             raise
 
-    def begin_check(self, txn_id: str) -> Session:
-        """Open a transaction for a check-back: its own connections, a lock wait of 1 s."""
-        return Session(self._checks, txn_id, guarded=False)
+    @contextmanager
+    def check_session(self, txn_id: str) -> Iterator[Session]:
+        """
+        Open a transaction as for check-backs: on connections of their own, with a lock wait of 1 s.
+
+        ROLLBACK at the end of the block, explicitly: a lock wait timeout leaves the transaction open.
+        Nothing is left to roll back if the block committed.
+
+        Raises:
+            DatabaseUnavailableError: no connection in time.
+        """
+        session = Session(self._checks, txn_id, guarded=False)
+        try:
+            yield session
+        finally:
+            session.rollback()
 
     def sideline(self) -> ConnectionPool:
         """
@@ -194,8 +203,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: the server can't be asked.
         """
-        session = self.begin_check("kill")
-        try:
+        with self.check_session("kill") as session:
             session.execute(STATEMENTS["read_uptime"])
             ((_, uptime),) = session.cursor.fetchall()
             # Both clocks: the first stands still while a machine sleeps, the second may be set.
@@ -203,23 +211,19 @@ class Database:
             age = max(time.monotonic() - monotonic, time.time() - wall)
             if session.connection.server != thread.server or int(uptime) < age:
                 return False
-            session.execute(STATEMENTS["kill_connection"], (thread.id,))
-        except pymysql.err.MySQLError as error:
-            if error_code(error) != NO_SUCH_THREAD:
-                raise
-        finally:
-            session.rollback()
+            try:
+                session.execute(STATEMENTS["kill_connection"], (thread.id,))
+            except pymysql.err.MySQLError as error:
+                if error_code(error) != NO_SUCH_THREAD:
+                    raise
         return True
 
     def is_reachable(self) -> bool:
         """Whether the database does our work now: a connection can be had, and a row be written."""
         try:
-            session = self.begin_check(new_txn_id())
-            try:
+            with self.check_session(new_txn_id()) as session:
                 # Rolled back. A server that is read only or has no room refuses it as it would a real one.
                 session.execute(STATEMENTS["insert_log_row"], (session.txn_id, 0, b""))
-            finally:
-                session.rollback()
         except DatabaseUnavailableError:
             return False
         except pymysql.err.MySQLError as error:

@@ -14,6 +14,7 @@ from pymysql.constants import SERVER_STATUS
 
 from rmq_txn.database.connection import ServerThread, WatchedConnection
 from rmq_txn.database.pool import (
+    DUPLICATE_KEY,
     LOCK_ERRORS,
     READ_ONLY_TRANSACTION,
     REFUSALS,
@@ -131,6 +132,23 @@ class Session:
         self._prepare(sql)
         statement = self.cursor.mogrify(sql, args)  # before: bad arguments are no lost answer
         return self._answered(lambda: self.cursor.execute(statement))
+
+    def insert_new(self, sql: str, args: Any) -> bool:
+        """
+        Insert one row; return False if its key is taken. Insert and catch, never look first.
+
+        The row that is there may be of a transaction that runs: then this waits for its end.
+
+        Raises: as `execute`.
+        """
+        self.settle()  # a duplicate key of business code, told late, is none of ours
+        try:
+            self.execute(sql, args)
+        except pymysql.err.IntegrityError as error:
+            if error_code(error) != DUPLICATE_KEY:
+                raise
+            return False
+        return True
 
     def lend_cursor(self, *kind: type[pymysql.cursors.Cursor]) -> pymysql.cursors.Cursor:
         """Return a new cursor for business code; it is closed when the session ends."""

@@ -85,6 +85,16 @@ class Transaction:
         """
         return self._open().execute(sql, args)
 
+    def insert_new(self, sql: str, args: Sequence[Any] | Mapping[str, Any]) -> bool:
+        """
+        Run an INSERT of one row; return False if a row with its key is there, which changes nothing.
+
+        If that row belongs to a transaction that runs still, wait for its end.
+
+        Raises: as `execute`, for everything but a duplicate key.
+        """
+        return self._open().insert_new(sql, args)
+
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         """Run one statement for each row of arguments; return the number of rows changed."""
         return self._open().executemany(sql, rows)

@@ -21,15 +21,6 @@ _DEFAULT_TIMEOUT_SECONDS = 15.0  # pip's default
 _PIP_CONFIG_TIMEOUT_SECONDS = 60.0
 OTHER_WAY = "or get the file elsewhere and run `rmq-txn native install --from FILE`"
 
-# Greedy up to the last @ of the word: a password may itself hold a slash or an @. The placeholder that
-# messages and help texts use is no secret.
-_USERINFO = re.compile(r"(?<=://)(?!user:password@)\S*@")
-
-
-def redact(text: str) -> str:
-    """Replace user name and password of every URL in `text` by `***`."""
-    return _USERINFO.sub("***@", text)
-
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rmq_txn.errors import NativeLibraryError
-from rmq_txn.library.index_settings import OTHER_WAY, IndexSettings, default_indexes, read_settings, redact
+from rmq_txn.library.index_settings import OTHER_WAY, IndexSettings, default_indexes, read_settings
+from rmq_txn.logs import redact
 
 if TYPE_CHECKING:
     from unearth import Link

@@ -170,21 +170,19 @@ class Oracle:
             return Verdict.UNKNOWN
 
     def _verdict(self, txn_id: str, position: int, message_id: str) -> Verdict:
-        session = self._database.begin_check(txn_id)
-        try:
-            row: LogRow | None = txlog.fence(session)
-            if row is None:
-                session.commit()  # the fence stands only now
-                return Verdict.ROLLBACK
-        except pymysql.err.MySQLError as error:
-            if error_code(error) not in LOCK_ERRORS:
-                # The next one asks on a new connection: this one may be to a demoted server, or know
-                # nothing of privileges that were given back.
-                with suppress(pymysql.err.MySQLError):  # closed already
-                    session.connection.close()
-            raise
-        finally:
-            session.rollback()  # explicitly: a lock wait timeout leaves the transaction open
+        with self._database.check_session(txn_id) as session:
+            try:
+                row: LogRow | None = txlog.fence(session)
+                if row is None:
+                    session.commit()  # the fence stands only now
+                    return Verdict.ROLLBACK
+            except pymysql.err.MySQLError as error:
+                if error_code(error) not in LOCK_ERRORS:
+                    # The next one asks on a new connection: this one may be to a demoted server, or know
+                    # nothing of privileges that were given back.
+                    with suppress(pymysql.err.MySQLError):  # closed already
+                        session.connection.close()
+                raise
         proven = row.proves_commit_of(position, message_id)
         return Verdict.COMMIT if proven else Verdict.ROLLBACK
 

@@ -19,15 +19,15 @@ from rmq_txn.database import Database
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
-from rmq_txn.identity import retention_seconds
 from rmq_txn.inflight import InFlight
-from rmq_txn.lifecycle import Lifecycle, State, check_seconds
+from rmq_txn.lifecycle import Lifecycle, State
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.producer import txlog
 from rmq_txn.producer.parts import ProducerParts
 from rmq_txn.producer.receipt import PublishingTransaction, Receipt
-from rmq_txn.producer.upkeep import OutboxTimes, ProducerHealth, check_duration
+from rmq_txn.producer.upkeep import OutboxTimes, ProducerHealth
+from rmq_txn.quantities import closing_seconds, positive_number, retention_seconds
 from rmq_txn.transport import Transport
 
 log = get_logger("producer")
@@ -72,17 +72,16 @@ class TransactionProducer:
     ) -> None:
         if isinstance(topics, str) or not topics:
             raise SettingsError(f"topics is {topics!r}, allowed is a list of at least one topic")
-        check_duration("check_budget_seconds", check_budget_seconds)
         self._group = check_group(group)
         self._topics = tuple(dict.fromkeys(map(check_topic, topics)))
         self._broker = broker
         self._database = database
         self._retention_seconds = retention_seconds("log_retention_days", log_retention_days)
-        self._close_timeout_seconds = check_seconds("close_timeout_seconds", close_timeout_seconds)
+        self._close_timeout_seconds = closing_seconds("close_timeout_seconds", close_timeout_seconds)
         self._lifecycle = Lifecycle(f"TransactionProducer of group {self._group!r}")
         self._in_flight = InFlight()
         self._inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
-        self._check_budget_seconds = check_budget_seconds
+        self._check_budget_seconds = positive_number("check_budget_seconds", check_budget_seconds)
         self._outbox_times = outbox_times or OutboxTimes()
         self._parts: ProducerParts | None = None  # from start on
 

@@ -6,9 +6,6 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pymysql
-
-from rmq_txn.database.pool import DUPLICATE_KEY, error_code
 from rmq_txn.database.session import Session
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import FencedError, TransactionLostError
@@ -54,17 +51,17 @@ def insert(session: Session, state: LogState, message_ids: Sequence[str]) -> Non
         FencedError: a check-back was faster.
         pymysql.err.MySQLError: a late error of business code, see `Session.settle`.
     """
-    session.settle()  # its duplicate key is none of ours
-    try:
-        session.execute(STATEMENTS["insert_log_row"], (session.txn_id, int(state), ",".join(message_ids)))
-    except pymysql.err.IntegrityError as error:
-        if error_code(error) != DUPLICATE_KEY:
-            raise
+    if not _insert(session, state, message_ids):
         raise FencedError(
             "a check-back answered rollback before the local transaction could commit; "
             "nothing was written, safe to retry",
             txn_id=session.txn_id,
-        ) from error
+        )
+
+
+def _insert(session: Session, state: LogState, message_ids: Sequence[str]) -> bool:
+    row = (session.txn_id, int(state), ",".join(message_ids))
+    return session.insert_new(STATEMENTS["insert_log_row"], row)
 
 
 def mark_committed(session: Session) -> None:
@@ -90,16 +87,14 @@ def fence(session: Session) -> LogRow | None:
         None if the fence row was inserted (commit the session to make it last), else the row that
         was there.
     """
-    try:
-        insert(session, LogState.ROLLED_BACK, ())
-    except FencedError:  # the name fits the other side; here it says: there is a row already
-        session.execute(STATEMENTS["read_log_row"], (session.txn_id,))
-        row = session.cursor.fetchone()
-        if row is None:
-            return fence(session)  # deleted between the two statements, so there is none to go by
-        state, message_ids = row
-        return LogRow(LogState(state), tuple(message_ids.decode("ascii").split(",")))
-    return None
+    if _insert(session, LogState.ROLLED_BACK, ()):
+        return None
+    session.execute(STATEMENTS["read_log_row"], (session.txn_id,))
+    row = session.cursor.fetchone()
+    if row is None:
+        return fence(session)  # deleted between the two statements, so there is none to go by
+    state, message_ids = row
+    return LogRow(LogState(state), tuple(message_ids.decode("ascii").split(",")))
 
 
 def probe(session: Session) -> None:

@@ -16,13 +16,14 @@ from dataclasses import dataclass, fields
 
 from rmq_txn.clock import SKEW_LIMIT_SECONDS, DatabaseClock
 from rmq_txn.database import Database
-from rmq_txn.errors import BrokerUnavailableError, RmqTxnError, SettingsError
+from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
 from rmq_txn.logs import get_logger
 from rmq_txn.producer.checkback import Oracle
 from rmq_txn.producer.outbox import ALARM_AFTER_BUDGET_SECONDS, Outbox, OutboxCount
 from rmq_txn.producer.presence import Presence
 from rmq_txn.producer.relay import Relay
 from rmq_txn.producer.undisturbed_time import SentVerdicts, UndisturbedTime
+from rmq_txn.quantities import positive_number
 from rmq_txn.transport import ProducerTransport
 
 log = get_logger("outbox")
@@ -31,12 +32,6 @@ _TICK_SECONDS = 1.0
 _BROKER, _DATABASE = "broker", "database"
 _BROKER_LEFT_SECONDS = 60.0
 """Native clients ask for routes each 30 s: until all of them know that a broker left."""
-
-
-def check_duration(name: str, value: object) -> None:
-    """Raise `SettingsError` unless `value` is a duration that can be waited for."""
-    if isinstance(value, bool) or not (isinstance(value, (int, float)) and 0 < value < math.inf):
-        raise SettingsError(f"{name} is {value!r}, allowed is a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +56,7 @@ class OutboxTimes:
     def __post_init__(self) -> None:
         """Refuse what is no duration."""
         for item in fields(self):
-            check_duration(item.name, getattr(self, item.name))
+            positive_number(item.name, getattr(self, item.name))
 
     @property
     def fresh_seconds(self) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from rmq_txn.errors import BrokerUnavailableError, SettingsError
+from rmq_txn.quantities import number_between
 from rmq_txn.remoting.answers import Master, TopicRoute
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.server import TOPIC_NOT_EXIST, RemotingError
@@ -30,16 +31,12 @@ class ClusterSettings:
         self.addresses()
         if (self.access_key is None) != (self.secret_key is None):
             raise SettingsError("access_key and secret_key go together, one of them is missing")
-        if not 0.1 <= self.send_timeout_seconds <= 60:
-            raise SettingsError(
-                f"send_timeout_seconds is {self.send_timeout_seconds!r}, allowed is 0.1 to 60"
-            )
+        number_between("send_timeout_seconds", self.send_timeout_seconds, 0.1, 60)
         if self.new_group_from not in ("earliest", "latest"):
             raise SettingsError(
                 f"new_group_from is {self.new_group_from!r}, allowed are 'earliest' and 'latest'"
             )
-        if not 1 <= self.cache_messages <= 10_000:
-            raise SettingsError(f"cache_messages is {self.cache_messages!r}, allowed is 1 to 10000")
+        number_between("cache_messages", self.cache_messages, 1, 10_000)
 
     def addresses(self) -> list[tuple[str, int]]:
         """Return the name servers as host and port."""

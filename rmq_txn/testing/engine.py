@@ -15,7 +15,6 @@ from rmq_txn.logs import get_logger
 
 if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
-    from testcontainers.core.network import Network
 
 log = get_logger("testing")
 
@@ -44,7 +43,7 @@ def new_container(image: str) -> DockerContainer:
     Raises:
         ContainerError: testcontainers is missing, no engine answers, or it is on another machine.
     """
-    with _explained():
+    with with_engine():
         from testcontainers.core.container import DockerContainer
 
         container = DockerContainer(image)
@@ -57,21 +56,8 @@ def new_container(image: str) -> DockerContainer:
     return container
 
 
-def new_network() -> Network:
-    """
-    Return a network of one's own that exists; remove() it after its containers.
-
-    Raises:
-        ContainerError: testcontainers is missing or no engine answers.
-    """
-    with _explained():
-        from testcontainers.core.network import Network
-
-        return Network().create()
-
-
 @contextmanager
-def _explained() -> Iterator[None]:
+def with_engine() -> Iterator[None]:
     """Say what to install or to start when the first question to the engine fails."""
     try:
         from docker.errors import DockerException
@@ -123,17 +109,6 @@ def start(container: DockerContainer) -> None:
     except BaseException:
         _remove(container)
         raise
-
-
-def start_again(container: DockerContainer) -> None:
-    """
-    Start a container that was started before and ended, with its data and ports.
-
-    Raises:
-        ContainerError: the engine can't start it.
-    """
-    with explained(f"cannot start {container.image} again"):
-        container.get_wrapped_container().start()
 
 
 @contextmanager

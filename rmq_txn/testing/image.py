@@ -6,8 +6,7 @@ from typing import Final
 
 IMAGE: Final = "apache/rocketmq:5.4.0"
 CONFIGURATION: Final = "/etc/rocketmq/broker.conf"
-PROXY_CONFIGURATION: Final = "/etc/rocketmq/proxy.json"
-"""We put them there; the image has no such files."""
+"""We put it there; the image has no such file."""
 
 STORE: Final = "/home/rocketmq/store"
 """Not in the image. Its user (3000) can make it, unless a volume is mounted there, which is root's."""
@@ -16,7 +15,7 @@ NAME_SERVER_LOG, BROKER_LOG, PROXY_LOG = (
     f"/home/rocketmq/logs/rocketmqlogs/{name}.log" for name in ("namesrv", "broker", "proxy")
 )
 NAME_SERVER_PORT: Final = 9876
-_DIRECT_MEMORY: Final = "-XX:MaxDirectMemorySize=256m"
+DIRECT_MEMORY: Final = "-XX:MaxDirectMemorySize=256m"
 
 
 def java(
@@ -56,16 +55,5 @@ def broker() -> str:
         *("org.apache.rocketmq.broker.BrokerStartup", "-c", CONFIGURATION),
         logging="rmq.broker.logback.xml",
         heap_mb=(256, 512),
-        more_options=_DIRECT_MEMORY,
-    )
-
-
-def broker_with_proxy() -> str:
-    """Return the words that run proxy and broker in one process."""
-    return java(
-        *("org.apache.rocketmq.proxy.ProxyStartup", "-pm", "local"),
-        *("-bc", CONFIGURATION, "-pc", PROXY_CONFIGURATION),
-        logging="rmq.proxy.logback.xml",  # contains the broker's
-        heap_mb=(256, 512),
-        more_options=_DIRECT_MEMORY,
+        more_options=DIRECT_MEMORY,
     )

@@ -50,7 +50,7 @@ def test_every_line_of_a_transaction_carries_its_txn_id_and_no_secret(
     assert len(password) > 4
     outside = ("started", "closed", "new group")
     # These speak of the process: a pause of a busy machine, an election, a slow registration.
-    of_the_process = ("rmq_txn.producer.outbox", "rmq_txn.producer.relay", "rmq_txn.registration")
+    of_the_process = ("rmq_txn.outbox", "rmq_txn.relay", "rmq_txn.registration")
     lines = [r for r in caplog.records if r.name.startswith("rmq_txn")]
     of_transactions = [
         r

@@ -280,7 +280,7 @@ def test_a_row_that_can_not_be_published_does_not_hold_up_the_others(
         scene.plant("latin", message_key=b"\xff", body=b"latin")
         scene.plant("good-1", "good-2")
         scene.consume()
-        with caplog.at_level(logging.WARNING, "rmq_txn.producer.relay"):
+        with caplog.at_level(logging.WARNING, "rmq_txn.relay"):
             producer = scene.producer()
             scene.wait_received("good-1", "good-2")
             until(lambda: len(scene.copies()) == 4, "the good ones are deleted")
@@ -352,7 +352,7 @@ def test_a_producer_outlives_the_absence_of_its_database(
             )
         )
         until(lambda: producer.health().registered, "the first round")
-        with caplog.at_level(logging.INFO, "rmq_txn.producer.outbox"):
+        with caplog.at_level(logging.INFO, "rmq_txn.outbox"):
             proxy.on_request = lambda line, _data: line.cut()
             until(lambda: "the outbox can't be worked on" in producer.health().problems, "trouble")
             until(lambda: "no answer of the database" in caplog.text, "undisturbed time begins anew")

@@ -100,9 +100,10 @@ def test_no_idle_connection_to_a_demoted_server_is_lent_again(
 
     def connections() -> set[int]:
         with ExitStack() as opened:
-            sessions = [database.begin(str(n)) for n in range(3)] + [database.begin_check("c")]
+            sessions = [database.begin(str(n)) for n in range(3)]
             for session in sessions:
                 opened.callback(session.rollback)
+            sessions.append(opened.enter_context(database.check_session("c")))
             return {session.connection_id for session in sessions}
 
     before = connections()

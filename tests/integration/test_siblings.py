@@ -391,7 +391,7 @@ class Looks:
 
     def __init__(self, scene: Scene, owner: TransactionProducer) -> None:
         self._scene = scene
-        self._instance = owner._client.instance.encode()
+        self._instance = owner._parts.client.instance.encode()
 
     def wait(self, count: int) -> None:
         """Its row is written at each look, before the conclusions of the next."""

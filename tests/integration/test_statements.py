@@ -107,15 +107,15 @@ def test_every_statement_runs_on(
         for script in UPGRADES.values():
             schema.run_script(database, script)  # each may run again
         assert schema.check(database).database_id
-        session = database.begin_check("statements")
-        found = run_all(session)
-        session.commit()
+        with database.check_session("statements") as session:
+            found = run_all(session)
+            session.commit()
         assert found == {case: count for case, (_, count) in CASES.items()}
         assert rows(url, "SELECT schema_version FROM rmq_txn_identity") == [(schema.VERSION,)]
-        session = database.begin_check("killed")
-        with suppress(pymysql.err.MySQLError, DatabaseUnavailableError):  # 1317 or 2013, by the server
-            session.execute(STATEMENTS[KILL], (session.connection_id,))
-        database.kill(session.server_thread)  # gone already, which is fine; or the server is too young to say
-        session.rollback()
+        with database.check_session("killed") as session:
+            with suppress(pymysql.err.MySQLError, DatabaseUnavailableError):  # 1317 or 2013, by the server
+                session.execute(STATEMENTS[KILL], (session.connection_id,))
+            # Gone already, which is fine; or the server is too young to say.
+            database.kill(session.server_thread)
     finally:
         stack.database.end()

@@ -127,7 +127,8 @@ def test_with_the_right_authority_everything_is_encrypted(
     """Transactions as well as check-backs, which have connections of their own."""
     database = open_database(f"{url}?ssl_ca={authority.file}")
     assert cipher(database.begin("transaction"))
-    assert cipher(database.begin_check("check-back"))
+    with database.check_session("check-back") as session:
+        assert cipher(session)
     assert schema.check(database).database_id
 
 

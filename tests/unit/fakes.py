@@ -105,6 +105,10 @@ class FakeSession:
         self._statements.append(sql)
         return 1
 
+    def insert_new(self, sql: str, args: Any) -> bool:
+        """Record a statement; no key is ever taken."""
+        return self.execute(sql, args) == 1
+
     def settle(self) -> None:
         """Nothing is ever left over."""
 

@@ -91,8 +91,8 @@ def test_the_last_line_is_one_sentence_with_the_figures(tmp_path: Path) -> None:
     log = tmp_path / "account-1.log"
     log.write_text(
         '{"event": "duplicate skipped", "logger": "rmq_txn.consumer", "level": "info"}\n'
-        '{"event": "check-back answered", "verdict": "commit", "logger": "rmq_txn.producer.checkback"}\n'
-        '{"event": "check-back answered", "verdict": "unknown", "logger": "rmq_txn.producer.checkback"}\n'
+        '{"event": "check-back answered", "verdict": "commit", "logger": "rmq_txn.checkback"}\n'
+        '{"event": "check-back answered", "verdict": "unknown", "logger": "rmq_txn.checkback"}\n'
         '{"event": "handler failed", "logger": "rmq_txn.consumer", "level": "error"}\n'
         '{"event": "published again: the broker may have given this message up", "level": "warning"}\n'
         '{"event": "not ours", "logger": "uvicorn.error", "level": "error"}\n'

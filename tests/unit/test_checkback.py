@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, cast
 from unittest import mock
 
@@ -13,6 +14,7 @@ import pytest
 
 from rmq_txn import Database
 from rmq_txn.clock import DatabaseClock
+from rmq_txn.database.session import Session
 from rmq_txn.errors import DatabaseUnavailableError, LifecycleError
 from rmq_txn.identity import (
     PROPERTY_OWNER,
@@ -68,7 +70,7 @@ def aged(seconds: float) -> str:
 
 def test_a_sound_question_does_ask_the_database(oracle: Oracle) -> None:
     """So that the other tests here can fail."""
-    with pytest.raises(Asked, match="begin_check"):
+    with pytest.raises(Asked, match="check_session"):
         oracle.check(question())
 
 
@@ -202,7 +204,7 @@ def test_foreign_and_forged_questions_are_logged_once_a_minute(
     oracle: Oracle, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who may send to the topic must not fill the disk with our log; each is counted."""
-    with caplog.at_level(logging.INFO, "rmq_txn.producer.checkback"):
+    with caplog.at_level(logging.INFO, "rmq_txn.checkback"):
         for _ in range(50):
             oracle.check(question(**{PROPERTY_STAMP: "forged"}))
             oracle.check(question(**{PROPERTY_OWNER: "stranger@1"}))
@@ -230,10 +232,16 @@ class Failing:
         """Close the connection."""
         self.closed = True
 
-    def begin_check(self, txn_id: str) -> Any:
+    @contextmanager
+    def check_session(self, txn_id: str) -> Iterator[Any]:
         """Hand out itself as the session."""
         self.txn_id = txn_id
-        return self
+        try:
+            yield self
+        finally:
+            self.rollback()
+
+    insert_new = Session.insert_new  # over this class's execute
 
     def execute(self, sql: str, _args: Any = None) -> int:
         """Fail, or say that a row is there."""

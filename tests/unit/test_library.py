@@ -30,6 +30,7 @@ import pytest
 from rmq_txn.cli import exit_codes, main
 from rmq_txn.errors import NativeLibraryError
 from rmq_txn.library import archive, index_settings, installer
+from rmq_txn.logs import redact
 
 ELF_HEADER = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00\x3e\x00" + bytes(44)
 LIBRARY = ELF_HEADER + b"the pinned build"
@@ -772,7 +773,7 @@ def test_a_bad_timeout_and_a_bad_certificate_are_named(
 )
 def test_redact_hides_user_and_password(text: str, expected: str) -> None:
     """Also a password that holds a slash or an @, and a token without a password."""
-    assert index_settings.redact(text) == expected
+    assert redact(text) == expected
 
 
 def test_a_machine_without_room_for_a_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from rmq_txn.errors import LifecycleError, SettingsError
-from rmq_txn.lifecycle import Lifecycle, State, check_seconds, refuse_event_loop
+from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop
+from rmq_txn.quantities import closing_seconds
 
 PARTS = object()
 
@@ -231,8 +232,8 @@ def test_closing_from_within_start_or_close_does_not_wait_for_itself(lifecycle: 
 def test_a_time_to_wait_at_close_that_is_none_is_refused(value: Any) -> None:
     """With its name and what is allowed."""
     with pytest.raises(SettingsError, match=r"drain_seconds is .*, allowed is 0 to 86400"):
-        check_seconds("drain_seconds", value)
-    assert [check_seconds("drain_seconds", good) for good in (0, 2.5)] == [0, 2.5]
+        closing_seconds("drain_seconds", value)
+    assert [closing_seconds("drain_seconds", good) for good in (0, 2.5)] == [0, 2.5]
 
 
 def test_every_blocking_call_is_refused_on_an_event_loop(lifecycle: Lifecycle) -> None:

@@ -10,6 +10,7 @@ import pymysql
 import pytest
 
 from rmq_txn import FencedError, TransactionLostError
+from rmq_txn.database.session import Session as RealSession
 from rmq_txn.identity import new_txn_id
 from rmq_txn.producer import txlog
 from rmq_txn.producer.txlog import LogRow, LogState
@@ -30,6 +31,8 @@ class Session:
 
     def settle(self) -> None:
         """Nothing is left over."""
+
+    insert_new = RealSession.insert_new  # over this class's execute
 
     def execute(self, sql: str, _args: object = None) -> int:
         """Give the next answer."""

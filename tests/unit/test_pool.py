@@ -115,14 +115,14 @@ def test_a_url_that_is_not_usable_is_refused_without_showing_its_password(url: s
 @pytest.mark.parametrize("value", [0, -1, float("nan"), True])
 def test_a_number_that_is_not_above_zero_is_refused(name: str, value: Any) -> None:
     """The text names the setting and the value."""
-    with pytest.raises(SettingsError, match=rf"{name} is {value!r}, it must be more than 0"):
+    with pytest.raises(SettingsError, match=rf"{name} is {value!r}, allowed is a number above 0"):
         Database.mysql(URL, **{name: value})
 
 
 @pytest.mark.parametrize("name", ["pool_size", "lock_wait_seconds", "local_timeout_seconds"])
 def test_a_fraction_of_a_whole_number_is_refused(name: str) -> None:
     """The server takes whole seconds; half a connection holds nothing."""
-    with pytest.raises(SettingsError, match=rf"{name} is 1\.5, it must be a whole number"):
+    with pytest.raises(SettingsError, match=rf"{name} is 1\.5, allowed is a whole number above 0"):
         Database.mysql(URL, **{name: 1.5})  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from devstack import ContainerStack, StackError, StackSettings
-from devstack.containers import MYSQL_IMAGE
+from devstack.containers import MYSQL_IMAGE, new_network
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.testing import ContainerError, RocketMQContainer, engine, image
 from rmq_txn.testing.broker import as_text, broker_properties, delays_of
@@ -55,7 +55,7 @@ def test_without_testcontainers_the_error_is_the_command(
     for name in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    for first in (RocketMQContainer().start, engine.new_network):
+    for first in (RocketMQContainer().start, new_network):
         with pytest.raises(ContainerError, match=r"pip install 'rmq-txn\[testing\]'"):
             first()
 

@@ -208,7 +208,7 @@ def test_a_disturbance_is_logged_once_however_long_it_lasts(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And again when it comes again."""
-    with caplog.at_level(logging.WARNING, "rmq_txn.producer.outbox"):
+    with caplog.at_level(logging.WARNING, "rmq_txn.outbox"):
         rig.silent = {"broker"}
         rig.run(500)
         assert len(caplog.records) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from rmq_txn import Delivery, Message, Reject, RocketMQ, Transaction, cli
 from rmq_txn.cli import exit_codes
 from rmq_txn.remoting import dead_letters, wire
+from tests.kit.broker_administrator import BrokerAdministrator
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -115,8 +115,7 @@ def buried(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Delivery:
     cluster = RocketMQ(desk.stack.name_server)
     (address,) = (broker.master_address for broker in cluster.route(desk.topic).brokers)
     assert address is not None
-    group = json.dumps({"groupName": f"c-{desk.topic}", "retryMaxTimes": 0})
-    cluster.ask(address).tell(200, {}, "to create a group without redeliveries", group.encode())
+    BrokerAdministrator(address).set_group(f"c-{desk.topic}", retryMaxTimes=0)
 
     def unlucky(_txn: Transaction, delivery: Delivery) -> None:
         desk.deliveries.append(delivery)

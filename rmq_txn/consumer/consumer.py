@@ -276,7 +276,10 @@ class IdempotentConsumer:
         refuse_event_loop("replay()")
         self._handling.prepare()
         self._start_producer()
-        return self._handling.replay(key, force=force)
+        try:
+            return self._handling.replay(key, force=force)
+        finally:
+            self._handling.health.stale.set()
 
     def park(self, delivery: Delivery) -> str | None:
         """

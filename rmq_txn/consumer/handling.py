@@ -114,11 +114,7 @@ class Handling:
         self._upgraded_at: float | None = None  # messages from before it may have a row of version 2
 
     def prepare(self) -> Identity:
-        """
-        Check our tables, and read what handling needs to know of the database. Before all else.
-
-        Raises: as `schema.check`.
-        """
+        """Check our tables and learn what handling needs of the database, first; errors as `schema.check`."""
         identity = schema.check(self._database)
         self._upgraded_at = identity.upgraded_at
         return identity
@@ -251,6 +247,7 @@ class Handling:
         if attempts == 0:
             log.warning("failed, but was handled or parked meanwhile", key=key, exc_info=error)
             return Answer.ACK
+        self.health.stale.set()
         told = {"key": key, "attempts": attempts, "exc_info": error}
         if state is None:
             log.error("handler failed, the message will be delivered again", **told)

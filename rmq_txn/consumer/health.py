@@ -52,9 +52,15 @@ class Seen:
 
 
 class HealthNotes:
-    """What the deliveries of one consumer note of themselves. Thread-safe; does no I/O."""
+    """
+    What the deliveries of one consumer note of themselves. Thread-safe; does no I/O.
+
+    Attributes:
+        stale: set when a message began to fail, was parked or was replayed: worth a look at the tables.
+    """
 
     def __init__(self) -> None:
+        self.stale = threading.Event()
         self._lock = threading.Lock()
         self._held: dict[object, tuple[str, float]] = {}
         self._unhandled: dict[tuple[str, str | None], tuple[int, float]] = {}

@@ -24,6 +24,7 @@ from rmq_txn.transport import ConsumerTransport, Lag
 log = get_logger("consumer")
 
 ROUND_SECONDS = 15.0
+_SOONEST_SECONDS = 1.0
 _UNKNOWN_SECONDS = 40.0
 """The native client tells brokers of itself each 30 s; one that just came back has not heard yet."""
 _STUCK_SECONDS = 120.0
@@ -69,17 +70,23 @@ class Upkeep:
     def close(self, timeout_seconds: float) -> None:
         """Stop after the look that runs now. Idempotent; also before `start`."""
         self._closing.set()
+        self._notes.stale.set()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
         with closing(self._database.sideline("parked messages")) as sideline:
             while True:
+                self._notes.stale.clear()
                 try:
                     self._notes.look(self.look(sideline))
                 except Exception:  # the boundary of the thread: a cause of ours, told each time
                     log.exception("the look at brokers and tables failed")
-                if self._closing.wait(self._round_seconds):
+                # A group in which everything fails is looked at once a second, not once a failure.
+                if self._closing.wait(min(_SOONEST_SECONDS, self._round_seconds)):
+                    return
+                self._notes.stale.wait(self._round_seconds)
+                if self._closing.is_set():
                     return
 
     def look(self, sideline: Sideline) -> Seen:

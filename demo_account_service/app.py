@@ -127,7 +127,6 @@ def _routes(transfers: Transfers, producer: TransactionProducer) -> APIRouter:
         producer,
         transfers,
         unknown="a broker does not know this producer yet, check-backs would not reach it",
-        problems=lambda: tuple(producer.health().problems),
     )
 
     @router.post(

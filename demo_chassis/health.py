@@ -98,7 +98,6 @@ class Health:
         helper: the producer or consumer that does the service's work.
         domain: it asks the database.
         unknown: what follows for the service when a broker does not know `helper`.
-        problems: what somebody has to look at; it needs no server, and raises LifecycleError.
     """
 
     def __init__(
@@ -107,12 +106,10 @@ class Health:
         domain: Domain,
         *,
         unknown: str,
-        problems: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._helper = helper
         self._domain = domain
         self._unknown = unknown
-        self._problems = problems
         self._broker = Question(self._ask_broker, (_SILENT, "unknown"))
         self._database = Question(self._ask_database, _SILENT)
         self._said: Seen | None = None
@@ -149,6 +146,6 @@ class Health:
 
     def _ask_problems(self) -> tuple[str, ...]:
         try:
-            return self._problems()
+            return self._helper.health().problems
         except LifecycleError:  # not running, which the state says
             return ()

@@ -67,7 +67,9 @@ class EntriesAnswer(Answer):
 class HealthAnswer(Answer):
     """Whether a transfer would earn its points now."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"] = Field(
+        description="`degraded`: it would, and there are problems.", examples=["ok"]
+    )
     consumer: str = Field(description="The state of the consumer.", examples=["running"])
     registered: str = Field(
         description="`ok`: every broker of the topic knows this consumer, so it delivers.",
@@ -75,6 +77,14 @@ class HealthAnswer(Answer):
     )
     broker: str = Field(description="`ok`, or why not.", examples=["ok"])
     database: str = Field(description="`ok`, or why not.", examples=["ok"])
+    lag: int | None = Field(description="Messages that wait for the group; null: not known.", examples=[0])
+    failing: int = Field(description="Messages that failed and are delivered again.", examples=[0])
+    parked: int = Field(description="Messages that failed for good.", examples=[0])
+    problems: list[str] = Field(
+        description="What somebody has to look at, as of some seconds ago: a parked message, deliveries "
+        "that are held, a group that stands still.",
+        examples=[[]],
+    )
 
 
 class ErrorDetail(Answer):

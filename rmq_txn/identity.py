@@ -132,3 +132,8 @@ def _digest(text: str) -> str:
 def made_at(txn_id: str) -> float:
     """Unix seconds at which `txn_id` was made, by its producer's clock."""
     return int(txn_id[:_MILLISECONDS_DIGITS], 16) / 1000
+
+
+def least_txn_id(unix_seconds: float) -> str:
+    """Return an id below all that are made from then on, and above all that were made before."""
+    return f"{max(0, int(unix_seconds * 1000)):012x}".ljust(32, "0")

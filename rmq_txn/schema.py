@@ -21,7 +21,8 @@ VERSION = 3
 # The largest message, sent as hex digits, with its properties.
 PACKET_BYTES = 2 * MAX_BODY_BYTES + 1024 * 1024
 _NO_SUCH_TABLE = 1146
-_COLUMN_EXISTS = 1060
+_EXISTS_ALREADY = frozenset({1060, 1061})
+"""A column, an index."""
 _SECRET_BYTES = 32
 
 
@@ -132,9 +133,9 @@ def run_script(database: Database, script: str) -> None:
             try:
                 session.execute(statement)
             except pymysql.err.OperationalError as error:
-                if error_code(error) != _COLUMN_EXISTS:
+                if error_code(error) not in _EXISTS_ALREADY:
                     raise
-                # Another process, or a run that was interrupted, added this column before.
+                # Another process, or a run that was interrupted, added it before.
     except pymysql.err.MySQLError as error:
         raise SchemaError(f"the tables could not be made: {error.args[-1]}") from error
     finally:

@@ -23,6 +23,7 @@ TIERS: dict[str, int] = {
     "rmq_txn.transport": 2,
     "rmq_txn.database": 2,  # a transport knows no database
     "rmq_txn.schema": 3,
+    "rmq_txn.pruning": 3,
     "rmq_txn.producer": 4,
     "rmq_txn.consumer": 4,  # a service may have only one of them
     "rmq_txn.upkeep": 5,
@@ -44,13 +45,13 @@ WRAPPED = {
         "rmq_txn.database.connection",
         "rmq_txn.database.pool",
         "rmq_txn.database.session",
+        "rmq_txn.database.sideline",
         "rmq_txn.database.database",
         "rmq_txn.database.transaction",
     },
 }
 DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
-    "rmq_txn.producer.outbox",
     "rmq_txn.producer.checkback",
 }
 
@@ -242,9 +243,9 @@ def test_at_most_16_names_are_public() -> None:
         ("rmq_txn.library.installer", "import rocketmq.ffi", "only ["),
         ("rmq_txn.database.database", "from dbutils.pooled_db import PooledDB", "only ["),
         ("rmq_txn.producer.producer", "import pymysql", "only ["),
-        ("rmq_txn.producer.outbox", "import pymysql\npymysql.connect()", "only err is allowed here"),
+        ("rmq_txn.producer.checkback", "import pymysql\npymysql.connect()", "only err is allowed here"),
         ("rmq_txn.consumer.inbox", "import pymysql", "only ["),
-        ("rmq_txn.producer.outbox", "from pymysql import connect", "only err is allowed here"),
+        ("rmq_txn.producer.checkback", "from pymysql import connect", "only err is allowed here"),
         ("rmq_txn.errors", "\n" * 401, "has 401 lines"),
     ],
 )
@@ -258,7 +259,7 @@ def test_the_checker_finds_a_fault(module: str, source: str, expected: str) -> N
     [
         ("rmq_txn.message", "from rmq_txn.errors import RmqTxnError\nimport json"),
         ("rmq_txn.transport.binding", "from rocketmq import ffi"),
-        ("rmq_txn.producer.outbox", "import pymysql\npymysql.err.IntegrityError"),
+        ("rmq_txn.producer.checkback", "import pymysql\npymysql.err.IntegrityError"),
         ("rmq_txn.errors", "\n" * 400),
     ],
 )

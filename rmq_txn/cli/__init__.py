@@ -14,7 +14,7 @@ import os
 import sys
 from typing import NoReturn
 
-from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, outbox, parked, schema
+from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, outbox, parked, prune, schema
 from rmq_txn.errors import RmqTxnError
 from rmq_txn.logs import one_line, redact
 
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parked.add_parser(commands)
     dlq.add_parser(commands)
     outbox.add_parser(commands)
+    prune.add_parser(commands)
     return parser
 
 

@@ -19,6 +19,7 @@ from rmq_txn.logs import describe, one_line
 if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
     from rmq_txn.database import Database
+    from rmq_txn.database.transaction import Transaction
 
 _MOST_REPLAYED = 10_000
 
@@ -116,12 +117,12 @@ def _replay(arguments: argparse.Namespace) -> int:
     from rmq_txn.consumer import parking
 
     with loaded_consumer(arguments.target) as consumer:
-        if arguments.key is not None:
-            keys = [arguments.key]
-        else:
-            with consumer.database.transaction(read_only=True) as txn:
+        with consumer.database.transaction(read_only=True) as txn:
+            if arguments.key is not None:
+                keys = [_key(txn, consumer.group, arguments.key)]
+            else:
                 found = parking.failures(txn, consumer.group, _MOST_REPLAYED)
-            keys = [failure.key for failure in found if failure.state is not parking.ParkedState.FAILING]
+                keys = [failure.key for failure in found if failure.state is not parking.ParkedState.FAILING]
         return replay_all(consumer, keys, rate=arguments.rate, force=arguments.force)
 
 
@@ -148,7 +149,7 @@ def _show(arguments: argparse.Namespace) -> int:
     from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction(read_only=True) as txn:
-        parked = parking.read(txn, arguments.group, arguments.key)
+        parked = parking.read(txn, arguments.group, _key(txn, arguments.group, arguments.key))
     if parked is None:
         raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
     failure, delivery = parked.failure, parked.delivery
@@ -176,11 +177,25 @@ def _drop(arguments: argparse.Namespace) -> int:
     from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction() as txn:
-        dropped = parking.unpark(txn, arguments.group, arguments.key)
+        dropped = parking.unpark(txn, arguments.group, _key(txn, arguments.group, arguments.key))
     if not dropped:
         raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
     say(f"dropped: {arguments.key}")
     return exit_codes.OK
+
+
+def _key(txn: Transaction, group: str, shown: str) -> str:
+    """
+    Return the key that a person means: as it is, or as `list` shows one that no terminal may get.
+
+    A key is up to whoever sends to the topic; what was copied from the list has escapes in it.
+    """
+    from rmq_txn.consumer import parking
+
+    keys = [failure.key for failure in parking.failures(txn, group, _MOST_REPLAYED)]
+    if shown in keys:
+        return shown
+    return next((key for key in keys if one_line(key) == shown), shown)
 
 
 @contextmanager

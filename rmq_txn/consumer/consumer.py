@@ -14,12 +14,14 @@ from rmq_txn.consumer.handling import Handling
 from rmq_txn.consumer.health import ConsumerHealth
 from rmq_txn.consumer.publisher import Publisher
 from rmq_txn.consumer.routes import ANY_TAG, Handler, Routes
+from rmq_txn.consumer.upkeep import Upkeep
 from rmq_txn.database import Database
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop, run_until_signal
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery, check_group, check_tag, check_topic
+from rmq_txn.pruning import PrunedInbox, Pruning
 from rmq_txn.quantities import attempts, closing_seconds, retention_seconds, whole_number_between
 from rmq_txn.transport import ConsumerTransport, Transport
 
@@ -51,6 +53,7 @@ class IdempotentConsumer:
             gives a quarter of an hour by the broker's pauses (10 s, 30 s, 1 min, ...), and leaves as
             many of its 17 deliveries for closings and rebalances, which it counts alike.
         inbox_retention_days: for how long inbox rows are kept; an older message is parked untried.
+        prune: delete older inbox rows of the group, a little each minute, by one consumer of it at a time.
         drain_seconds: how long `close` goes on handling deliveries that are already here.
         close_timeout_seconds: how long it then waits for handlers that run.
 
@@ -69,6 +72,7 @@ class IdempotentConsumer:
         producer: Publisher | None = None,
         max_attempts: int = 8,
         inbox_retention_days: float = 7.0,
+        prune: bool = True,
         drain_seconds: float = 2.0,
         close_timeout_seconds: float = 10.0,
     ) -> None:
@@ -98,6 +102,7 @@ class IdempotentConsumer:
         self._routes = Routes()
         self._lifecycle = Lifecycle(f"IdempotentConsumer of group {self._group!r}")
         self._closing = threading.Event()
+        self._retention_seconds = retention_seconds("inbox_retention_days", inbox_retention_days)
         self._handling = Handling(
             group=self._group,
             routes=self._routes,
@@ -105,10 +110,12 @@ class IdempotentConsumer:
             database=database,
             publisher=producer,
             max_attempts=attempts("max_attempts", max_attempts),
-            retention_seconds=retention_seconds("inbox_retention_days", inbox_retention_days),
+            retention_seconds=self._retention_seconds,
             closing=self._closing,
         )
+        self._prune = prune
         self._client: ConsumerTransport | None = None  # from start on
+        self._beside: list[Upkeep | Pruning] = []  # threads, from start on
 
     @property
     def state(self) -> State:
@@ -202,7 +209,7 @@ class IdempotentConsumer:
         self._lifecycle.start(self._start, undo=self._undo_start)
 
     def _start(self) -> None:
-        self._handling.prepare()
+        identity = self._handling.prepare()
         self._start_producer()
         # Whatever this process has handlers for: a filter would swallow what only its siblings handle.
         subscriptions = dict.fromkeys(self._routes.topics, (ANY_TAG,))
@@ -210,6 +217,13 @@ class IdempotentConsumer:
             self._group, subscriptions, self._threads, self._handling.deliver
         )
         self._client.start()
+        upkeep = Upkeep(self._database, self._group, self._routes.topics, self._client, self._handling.health)
+        self._beside.append(upkeep)
+        if self._prune:
+            inbox_rows = PrunedInbox(self._group, self._retention_seconds)
+            self._beside.append(Pruning(self._database, identity.database_id, inbox_rows))
+        for thread in self._beside:
+            thread.start()
         log.info("consumer started", group=self._group, topics=",".join(self._routes.topics))
 
     def _start_producer(self) -> None:
@@ -228,7 +242,10 @@ class IdempotentConsumer:
 
     def health(self) -> ConsumerHealth:
         """
-        Return how this consumer is, as far as its own deliveries know; asks nobody, never blocks.
+        Return how this consumer is: what its deliveries know now, and what was seen up to 15 s ago.
+
+        Asks nobody, never blocks. Until the first look at the brokers, some moments after `start`, it is
+        not registered, without a problem.
 
         Raises:
             LifecycleError: not running.
@@ -259,7 +276,10 @@ class IdempotentConsumer:
         refuse_event_loop("replay()")
         self._handling.prepare()
         self._start_producer()
-        return self._handling.replay(key, force=force)
+        try:
+            return self._handling.replay(key, force=force)
+        finally:
+            self._handling.health.stale.set()
 
     def park(self, delivery: Delivery) -> str | None:
         """
@@ -290,8 +310,12 @@ class IdempotentConsumer:
         log.info("consumer closed", group=self._group)
 
     def _close_client(self) -> None:
+        for thread in self._beside:
+            thread.close(0.0)  # it ends while the client drains
         if self._client is not None:
             self._client.close(self._drain_seconds, self._close_timeout_seconds)
+        for thread in self._beside:
+            thread.close(self._close_timeout_seconds)
 
     def _undo_start(self) -> None:
         self._close_client()

@@ -44,6 +44,7 @@ from rmq_txn.identity import made_at
 from rmq_txn.lifecycle import State
 from rmq_txn.logs import describe, get_logger
 from rmq_txn.message import Delivery
+from rmq_txn.schema import Identity
 from rmq_txn.verdict import Answer
 
 log = get_logger("consumer")
@@ -112,13 +113,11 @@ class Handling:
         self.aging = Aging(database, self.health, retention_seconds)
         self._upgraded_at: float | None = None  # messages from before it may have a row of version 2
 
-    def prepare(self) -> None:
-        """
-        Check our tables, and read what handling needs to know of the database. Before all else.
-
-        Raises: as `schema.check`.
-        """
-        self._upgraded_at = schema.check(self._database).upgraded_at
+    def prepare(self) -> Identity:
+        """Check our tables and learn what handling needs of the database, first; errors as `schema.check`."""
+        identity = schema.check(self._database)
+        self._upgraded_at = identity.upgraded_at
+        return identity
 
     def deliver(self, delivery: Delivery) -> Answer:
         """Handle one delivery, on a thread of the transport; what it answers is final."""
@@ -248,6 +247,7 @@ class Handling:
         if attempts == 0:
             log.warning("failed, but was handled or parked meanwhile", key=key, exc_info=error)
             return Answer.ACK
+        self.health.stale.set()
         told = {"key": key, "attempts": attempts, "exc_info": error}
         if state is None:
             log.error("handler failed, the message will be delivered again", **told)

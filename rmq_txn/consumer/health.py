@@ -1,4 +1,4 @@
-"""How a consumer is: what its deliveries met, noted by them and told without asking anybody."""
+"""How a consumer is: what its deliveries met, noted by them, and what its upkeep saw; asks nobody."""
 
 from __future__ import annotations
 
@@ -18,32 +18,61 @@ _MOST_TOLD = 10
 @dataclass(frozen=True, slots=True)
 class ConsumerHealth:
     """
-    How a consumer is now, as far as its own deliveries know; asks nobody.
+    How a consumer is, by its own deliveries now, and by its last look at brokers and tables.
 
     Attributes:
         held: deliveries that wait for the database to be there, or to accept writes; no attempt is spent.
         problems: a sentence for each thing that somebody has to look at; empty is healthy.
+        oldest_held_seconds: for how long the oldest of them waits; 0 if there is none.
+        registered: the brokers of all topics know this consumer, so they deliver to it.
+        lag: messages that wait for the group on the brokers, by the offsets that it committed; None
+            if it is not known.
+        failing: messages of the group whose handler failed, and that are delivered again.
+        parked: messages of the group that failed for good and wait for a person.
     """
 
     held: int
     problems: tuple[str, ...]
+    oldest_held_seconds: float = 0.0
+    registered: bool = False
+    lag: int | None = None
+    failing: int = 0
+    parked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look at brokers and tables found; see `ConsumerHealth`."""
+
+    registered: bool = False
+    lag: int | None = None
+    failing: int = 0
+    parked: int = 0
+    problems: tuple[str, ...] = ()
 
 
 class HealthNotes:
-    """What the deliveries of one consumer note of themselves. Thread-safe; does no I/O."""
+    """
+    What the deliveries of one consumer note of themselves. Thread-safe; does no I/O.
+
+    Attributes:
+        stale: set when a message began to fail, was parked or was replayed: worth a look at the tables.
+    """
 
     def __init__(self) -> None:
+        self.stale = threading.Event()
         self._lock = threading.Lock()
-        self._held: dict[object, str] = {}
+        self._held: dict[object, tuple[str, float]] = {}
         self._unhandled: dict[tuple[str, str | None], tuple[int, float]] = {}
         self._clocks: dict[str, tuple[str, float, float]] = {}
+        self._seen = Seen()
 
     @contextmanager
     def holding(self, why: str) -> Iterator[None]:
         """Count the delivery of this thread as held while the block runs."""
         token = object()
         with self._lock:
-            self._held[token] = why
+            self._held[token] = why, time.monotonic()
         try:
             yield
         finally:
@@ -65,12 +94,19 @@ class HealthNotes:
             self._clocks[whose] = problem, now, now if worth else told
         return worth
 
+    def look(self, seen: Seen) -> None:
+        """Note what the upkeep saw."""
+        with self._lock:
+            self._seen = seen
+
     def read(self) -> ConsumerHealth:
         """Return what there is to say now."""
         now = time.monotonic()
         since, since_clocks = now - _REMEMBERED_SECONDS, now - _CLOCK_TOLD_EACH_SECONDS
         with self._lock:
-            held = Counter(self._held.values())
+            seen = self._seen
+            held = Counter(why for why, _ in self._held.values())
+            oldest = max((now - since for _, since in self._held.values()), default=0.0)
             unhandled = {key: count for key, (count, last) in self._unhandled.items() if last > since}
             clocks = [text for text, seen, _ in self._clocks.values() if seen > since_clocks]
         problems = [f"{count} deliveries are held: {why}" for why, count in held.items()]
@@ -82,4 +118,12 @@ class HealthNotes:
             )
         if len(unhandled) > _MOST_TOLD:
             problems.append(f"no handler for {len(unhandled) - _MOST_TOLD} more topics and tags")
-        return ConsumerHealth(sum(held.values()), (*problems, *clocks))
+        return ConsumerHealth(
+            held=sum(held.values()),
+            problems=(*problems, *clocks, *seen.problems),
+            oldest_held_seconds=oldest,
+            registered=seen.registered,
+            lag=seen.lag,
+            failing=seen.failing,
+            parked=seen.parked,
+        )

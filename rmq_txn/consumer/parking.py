@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from rmq_txn.database.session import Session
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import InvalidMessageError
@@ -145,6 +146,23 @@ def failures(txn: Transaction, group: str, limit: int) -> list[Failure]:
     """Return the failing and parked messages of a group ("": of all), oldest first, at most `limit`."""
     txn.execute(STATEMENTS["list_parked_rows"], (group, group, limit))
     return [_failure(row) for row in txn.fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedCount:
+    """How many messages of a group fail or are parked, and since when the oldest does, Unix seconds."""
+
+    messages: int = 0
+    since: float = 0.0
+
+
+def count(session: Session, group: str) -> tuple[ParkedCount, ParkedCount]:
+    """Count those that fail and are delivered again, and those that are parked."""
+    session.execute(STATEMENTS["count_parked_rows"], (group,))
+    found = {
+        bool(parked): ParkedCount(rows, float(since)) for parked, rows, since in session.cursor.fetchall()
+    }
+    return found.get(False, ParkedCount()), found.get(True, ParkedCount())
 
 
 def _failure(row: tuple[Any, ...]) -> Failure:

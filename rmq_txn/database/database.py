@@ -12,6 +12,7 @@ import pymysql
 from rmq_txn.database.connection import TRACK, ServerThread
 from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, error_code, parse_url
 from rmq_txn.database.session import Session, SessionState
+from rmq_txn.database.sideline import Sideline
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
@@ -183,14 +184,14 @@ class Database:
         finally:
             session.rollback()
 
-    def sideline(self) -> ConnectionPool:
+    def sideline(self, purpose: str) -> Sideline:
         """
-        Make a pool of one connection, set up as for check-backs, for a thread that keeps it.
+        Make one connection, set up as for check-backs, for a thread that keeps it. Opened at first use.
 
         On READ COMMITTED, from its first statement on, also after it was made again: a DELETE must not
         lock the gap in which others insert.
         """
-        return self._checks.alike(size=1, set_also=_READ_COMMITTED)
+        return Sideline(self._checks.alike(size=1, set_also=_READ_COMMITTED), purpose)
 
     def kill(self, thread: ServerThread) -> bool:
         """

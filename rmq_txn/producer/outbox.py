@@ -7,17 +7,14 @@ Ages are judged by the clock of the database: producers on several machines writ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-import pymysql
-
 from rmq_txn.database import Database
-from rmq_txn.database.pool import error_code
 from rmq_txn.database.session import Session
 from rmq_txn.database.sql import STATEMENTS
-from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError
+from rmq_txn.errors import InvalidMessageError
 from rmq_txn.message import Outbound
 
 ALARM_AFTER_BUDGET_SECONDS = 240.0
@@ -102,7 +99,7 @@ class Outbox:
     """
 
     def __init__(self, database: Database) -> None:
-        self._pool = database.sideline()
+        self._sideline = database.sideline("outbox")
 
     def elect(self, database_id: str) -> bool:
         """
@@ -110,11 +107,7 @@ class Outbox:
 
         The server lets go of it when this connection ends, however that happens.
         """
-        with self.session() as session:
-            name = f"rmq_txn_outbox:{database_id}"
-            session.execute(STATEMENTS["elect_relay"], (name, name))
-            row = session.cursor.fetchone()
-            return row is not None and row[0] == 1
+        return self._sideline.elect(f"rmq_txn_outbox:{database_id}")
 
     def overdue(self, age_seconds: float, limit: int) -> list[OutboxRow]:
         """Return the oldest rows of at least this age that may be published again now."""
@@ -169,23 +162,10 @@ class Outbox:
                 for topic, rows, oldest in session.cursor.fetchall()
             ]
 
+    def session(self) -> AbstractContextManager[Session]:
+        """Lend the connection for one transaction; see `Sideline.session`."""
+        return self._sideline.session()
+
     def close(self) -> None:
         """Close the connection, and so let another become the relay. Idempotent."""
-        self._pool.close()
-
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """Lend the connection for one transaction; COMMIT at the end of the block, else ROLLBACK."""
-        session = Session(self._pool, "outbox", guarded=False)
-        try:
-            yield session
-            session.commit()
-        except pymysql.err.MySQLError as error:
-            # Not used again: it may be to a demoted server, or know nothing of privileges given back.
-            with suppress(pymysql.err.MySQLError):  # closed already
-                session.connection.close()
-            raise DatabaseUnavailableError(
-                f"the outbox can't be worked on: {error.args[-1]} (error {error_code(error)})"
-            ) from error
-        finally:
-            session.rollback()
+        self._sideline.close()

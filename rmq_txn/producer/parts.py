@@ -12,6 +12,7 @@ from rmq_txn.producer.checkback import Oracle
 from rmq_txn.producer.commitment import Commitment
 from rmq_txn.producer.undisturbed_time import SentVerdicts
 from rmq_txn.producer.upkeep import OutboxTimes, Upkeep, undisturbed_time
+from rmq_txn.pruning import PrunedLog, Pruning
 from rmq_txn.schema import Identity
 from rmq_txn.transport import Transport
 
@@ -37,6 +38,7 @@ class ProducerParts:
         retention_seconds: float,
         check_budget_seconds: float,
         times: OutboxTimes,
+        prune: bool,
     ) -> None:
         self._topics = topics
         self._database = database
@@ -66,6 +68,8 @@ class ProducerParts:
             self.oracle,
             self.client,
         )
+        log_rows = PrunedLog(retention_seconds)
+        self._pruning = Pruning(database, identity.database_id, log_rows) if prune else None
 
     def start(self) -> None:
         """Start what runs, in the order in which others may notice it."""
@@ -73,9 +77,13 @@ class ProducerParts:
         self.upkeep.announce(self.client.instance)
         self.client.start(self._topics)
         self.upkeep.start()
+        if self._pruning is not None:
+            self._pruning.start()
 
     def close(self, timeout_seconds: float) -> None:
         """Stop what runs; also if the start failed half way."""
+        if self._pruning is not None:
+            self._pruning.close(timeout_seconds)
         self.upkeep.close(timeout_seconds)
         self.client.close(timeout_seconds)
 

@@ -47,7 +47,9 @@ class TransactionProducer:
         database: holds the business tables and, after `rmq-txn schema apply`, ours.
         topics: every topic it will publish to; they must exist. It registers with their brokers at
             start, without which a restarted and idle producer is not asked anything.
-        log_retention_days: for how long log rows are kept; older questions are answered UNKNOWN.
+        log_retention_days: for how long log rows are kept; older questions are answered UNKNOWN. All
+            producers of a database share one log: the shortest retention counts.
+        prune: delete older log rows, a little each minute, by one producer of the database at a time.
         close_timeout_seconds: how long `close` waits for transactions and check-backs that run.
         check_budget_seconds: at least how long the broker goes on asking about a half message:
             456 s by the defaults of RocketMQ 5.x, about 900 s by those of 4.x. Copies of messages
@@ -66,6 +68,7 @@ class TransactionProducer:
         database: Database,
         topics: Sequence[str],
         log_retention_days: float = 7.0,
+        prune: bool = True,
         close_timeout_seconds: float = 10.0,
         check_budget_seconds: float = 600.0,
         outbox_times: OutboxTimes | None = None,
@@ -83,6 +86,7 @@ class TransactionProducer:
         self._inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
         self._check_budget_seconds = positive_number("check_budget_seconds", check_budget_seconds)
         self._outbox_times = outbox_times or OutboxTimes()
+        self._prune = prune
         self._parts: ProducerParts | None = None  # from start on
 
     @property
@@ -122,6 +126,7 @@ class TransactionProducer:
             retention_seconds=self._retention_seconds,
             check_budget_seconds=self._check_budget_seconds,
             times=self._outbox_times,
+            prune=self._prune,
         )
         self._parts.start()
         log.info("producer started", group=self._group, topics=",".join(self._topics))

@@ -124,7 +124,7 @@ class RemotingClient(RemotingServer):
         if message_type is not None:
             fields["attributes"] = f"+message.type={message_type}"
         what = f"to create topic {topic!r}"
-        self.tell(_UPDATE_AND_CREATE_TOPIC, fields, what)
+        self._tell(_UPDATE_AND_CREATE_TOPIC, fields, what)
 
     def producer_connections(self, group: str) -> tuple[ClientConnection, ...]:
         """
@@ -149,7 +149,7 @@ class RemotingClient(RemotingServer):
         configuration of a group that exists: ask first.
         """
         what = f"to create consumer group {group!r}"
-        self.tell(_UPDATE_AND_CREATE_GROUP, {}, what, json.dumps({"groupName": group}).encode())
+        self._tell(_UPDATE_AND_CREATE_GROUP, {}, what, json.dumps({"groupName": group}).encode())
 
     def consumer_offset(self, group: str, topic: str, queue: int) -> int | None:
         """Ask a broker where a consumer group stands in a queue; None if it never committed."""
@@ -168,7 +168,7 @@ class RemotingClient(RemotingServer):
         """Tell a broker where a consumer group stands in a queue."""
         fields = {"consumerGroup": group, "topic": topic, "queueId": str(queue), "commitOffset": str(offset)}
         what = f"to set the offset of group {group!r} in queue {queue} of topic {topic!r}"
-        self.tell(_UPDATE_CONSUMER_OFFSET, fields, what)
+        self._tell(_UPDATE_CONSUMER_OFFSET, fields, what)
 
     def send_back(self, group: str, topic: str, commit_log_offset: int, message_id: str) -> None:
         """Give a message back to the broker that stores it: it delivers it to the group again, later."""
@@ -182,7 +182,7 @@ class RemotingClient(RemotingServer):
             "maxReconsumeTimes": "16",
         }
         what = f"to take message {message_id} back from group {group!r}"
-        self.tell(_CONSUMER_SEND_MSG_BACK, fields, what)
+        self._tell(_CONSUMER_SEND_MSG_BACK, fields, what)
 
     def store(self, group: str, message: Outbound, message_id: str, *, half: bool = False) -> StoredAt:
         """
@@ -213,7 +213,7 @@ class RemotingClient(RemotingServer):
             "unitMode": "false",
             "batch": "false",
         }
-        return answers.read_stored_at(self.tell(_SEND_MESSAGE, fields, "to store a message", message.body))
+        return answers.read_stored_at(self._tell(_SEND_MESSAGE, fields, "to store a message", message.body))
 
     def roll_back(self, group: str, topic: str, half_message: StoredAt) -> None:
         """
@@ -232,7 +232,7 @@ class RemotingClient(RemotingServer):
             "msgId": half_message.offset_message_id,
             "transactionId": half_message.transaction_id,
         }
-        self.tell(_END_TRANSACTION, fields, "to roll a half message back")
+        self._tell(_END_TRANSACTION, fields, "to roll a half message back")
 
     def max_offset(self, topic: str, queue: int) -> int:
         """Ask a broker for the offset that the next message of a queue will get."""

@@ -27,8 +27,8 @@ pull) and than it usually handles between two commits of its offset, 5 s apart.
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a group stands in one queue."""
+class Place:
+    """How far a group is in one queue."""
 
     topic: str
     broker: str
@@ -37,6 +37,12 @@ class Standing:
     offset: int
     end: int
     """The offset that the next message will get."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing(Place):
+    """Where a group stands in one queue, and what comes next there."""
+
     ahead: tuple[StoredMessage, ...]
     """What comes next, up to and including the first message that the native client can't decode."""
 
@@ -46,9 +52,9 @@ class Standing:
         return self.ahead[-1] if self.ahead and self.ahead[-1].undecodable else None
 
 
-def standings(cluster: ClusterSettings, group: str, topics: Sequence[str]) -> Iterator[Standing]:
+def places(cluster: ClusterSettings, group: str, topics: Sequence[str]) -> Iterator[Place]:
     """
-    Read each queue of the topics, and of the group's redeliveries, from where the group stands.
+    Ask how far a group is in each queue of the topics, and of its redeliveries.
 
     Queues in which it never stood are left out.
 
@@ -69,8 +75,23 @@ def standings(cluster: ClusterSettings, group: str, topics: Sequence[str]) -> It
                 offset = client.consumer_offset(group, topic, queue)
                 if offset is not None:
                     end = client.max_offset(topic, queue)
-                    ahead = tuple(_ahead(client, group, topic, queue, offset))
-                    yield Standing(topic, master.broker_name, master.address, queue, offset, end, ahead)
+                    yield Place(topic, master.broker_name, master.address, queue, offset, end)
+
+
+def standings(cluster: ClusterSettings, group: str, topics: Sequence[str]) -> Iterator[Standing]:
+    """Read each queue from where the group stands; as `places` otherwise."""
+    for place in places(cluster, group, topics):
+        client = cluster.ask(place.address)
+        ahead = tuple(_ahead(client, group, place.topic, place.queue, place.offset))
+        yield Standing(
+            topic=place.topic,
+            broker=place.broker,
+            address=place.address,
+            queue=place.queue,
+            offset=place.offset,
+            end=place.end,
+            ahead=ahead,
+        )
 
 
 def skip(cluster: ClusterSettings, group: str, standing: Standing) -> int:

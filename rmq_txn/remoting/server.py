@@ -71,7 +71,7 @@ class RemotingServer:
         if not self._endpoints:
             raise ValueError(f"address is {address!r}, allowed is 'host:port', several with ';'")
 
-    def tell(self, code: int, fields: Mapping[str, str], what: str, body: bytes = b"") -> dict[str, object]:
+    def _tell(self, code: int, fields: Mapping[str, str], what: str, body: bytes = b"") -> dict[str, object]:
         """Send one request; return the fields of its answer, if any. `what` names it in errors."""
         with self._asking(what):
             header, _body = self._ask(code, fields, what, body)

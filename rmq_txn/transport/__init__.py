@@ -110,6 +110,20 @@ class ProducerTransport(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """
+    How far a consumer group is behind.
+
+    Attributes:
+        messages: how many wait.
+        position: how far the group is in all its queues together; it grows as it consumes.
+    """
+
+    messages: int
+    position: int
+
+
 class ConsumerTransport(Protocol):
     """Receives deliveries and hands them to one callable, on several threads at once."""
 
@@ -123,6 +137,16 @@ class ConsumerTransport(Protocol):
     def is_registered(self, topic: str) -> bool:
         """
         Ask the brokers of a topic whether they know this client, and so would deliver to it.
+
+        Raises:
+            BrokerUnavailableError: they can't be asked.
+        """
+
+    def lag(self) -> Lag:
+        """
+        Ask the brokers how many messages wait for the group, redeliveries that are due included.
+
+        Counted by the offsets that its members committed, so some seconds late.
 
         Raises:
             BrokerUnavailableError: they can't be asked.

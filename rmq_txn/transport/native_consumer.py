@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rmq_txn.errors import RmqTxnError, SettingsError
+from rmq_txn.errors import BrokerUnavailableError, RmqTxnError, SettingsError
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery
 from rmq_txn.remoting.cluster import ClusterSettings
 from rmq_txn.remoting.new_group import pin_new_group
+from rmq_txn.remoting.offsets import places
 from rmq_txn.remoting.refusals import require_pulls
-from rmq_txn.transport import Deliver, binding
+from rmq_txn.remoting.server import RemotingError
+from rmq_txn.transport import Deliver, Lag, binding
 from rmq_txn.transport.binding import ffi
 from rmq_txn.transport.native_client import QUIET_SECONDS, STOP_PATIENCE_SECONDS, NativeClient
 from rmq_txn.verdict import Answer
@@ -111,6 +113,14 @@ class NativeConsumer(NativeClient):
     def is_registered(self, topic: str) -> bool:
         """See `ConsumerTransport.is_registered`."""
         return self._is_known(topic, lambda broker: broker.consumer_connections(self._group))
+
+    def lag(self) -> Lag:
+        """See `ConsumerTransport.lag`."""
+        try:
+            found = list(places(self._broker, self._group, tuple(self._expressions)))
+        except RemotingError as error:
+            raise BrokerUnavailableError(f"the lag of group {self._group!r} is not told: {error}") from error
+        return Lag(sum(place.end - place.offset for place in found), sum(place.offset for place in found))
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """See `ConsumerTransport.close`."""

@@ -16,6 +16,7 @@ from rmq_txn.transport import (
     ConsumerTransport,
     Deliver,
     Execute,
+    Lag,
     ProducerTransport,
     Transport,
 )
@@ -205,6 +206,9 @@ class _Consumer:
 
     def is_registered(self, topic: str) -> bool:
         return self._hooks.is_registered(self._group, topic, self._inner.is_registered)
+
+    def lag(self) -> Lag:
+        return self._inner.lag()
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         self._hooks.close(self._group, lambda: self._inner.close(drain_seconds, timeout_seconds))

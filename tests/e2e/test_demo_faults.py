@@ -212,11 +212,16 @@ def test_a_poisoned_message_is_parked_until_it_is_mended(kept: Demo, unique: str
     books = kept.wait_for_points(other)
     assert unique not in books.entries
     assert (unique in books.missing, unique in books.awaited) == (True, False)
+    until(lambda: kept.points.get("/health").body["parked"], "health counts it")
+    health = kept.points.get("/health")
+    assert (health.status, health.body["status"]) == (200, "degraded")
+    assert "parked" in " ".join(health.body["problems"])
     answers = [kept.account.post("/points-service/mend", {"transfer_id": unique}) for _ in range(2)]
     assert [(answer.status, answer.body["replayed"]) for answer in answers] == [(200, True), (200, False)]
     books = kept.ledger.read()
     assert unique in books.entries
     assert unique not in books.parked
+    until(lambda: not kept.points.get("/health").body["parked"], "health is good again")
 
 
 def test_transfers_wait_for_a_points_service_that_is_away(kept: Demo, unique: str) -> None:

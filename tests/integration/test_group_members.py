@@ -18,6 +18,7 @@ from rmq_txn.message import Delivery
 from rmq_txn.remoting import dead_letters
 from rmq_txn.transport import binding
 from tests.kit import foreign
+from tests.kit.broker_administrator import BrokerAdministrator
 from tests.kit.desk import Desk
 from tests.kit.processes import child, outcome
 from tests.kit.rows import rows
@@ -132,8 +133,7 @@ def test_a_group_whose_broker_would_bury_at_once_is_parked_by_its_own_count(
     """`retryMaxTimes` of the group won over `max_attempts`: buried after 2 calls, not parked after 5."""
     cluster = RocketMQ(desk.stack.name_server)
     (address,) = (broker.master_address for broker in cluster.route(desk.topic).brokers)
-    group = json.dumps({"groupName": f"c-{desk.topic}", "retryMaxTimes": 1})
-    cluster.ask(address or "").tell(200, {}, "to create a group of few redeliveries", group.encode())
+    BrokerAdministrator(address or "").set_group(f"c-{desk.topic}", retryMaxTimes=1)
     if way == "library":
         monkeypatch.setattr(binding, "read_place", lambda _message: None)
     calls: list[int] = []

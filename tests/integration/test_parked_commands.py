@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from rmq_txn import Delivery, Message, Reject, RocketMQ, Transaction, cli
 from rmq_txn.cli import exit_codes
 from rmq_txn.remoting import dead_letters, wire
+from tests.kit.broker_administrator import BrokerAdministrator
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -108,6 +108,31 @@ def test_parked_messages_are_listed_shown_replayed_and_dropped(desk: Desk, comma
     assert left == [(keys["k-3"].encode(), 2)]
 
 
+def test_a_key_that_no_terminal_may_get_is_taken_as_the_list_shows_it(desk: Desk, command: Command) -> None:
+    """Keys are up to the user's function, and what it reads up to whoever sends: escapes, line breaks."""
+
+    def reject(_txn: Transaction, delivery: Delivery) -> None:
+        raise Reject("no")
+
+    consumer = desk.consumer(reject, dedup_key=lambda delivery: f"order\x1b[2J\n{delivery.json()['id']}")
+    for id_ in ("m1", "m2", "m3"):
+        body = {"id": id_, "amount": 1}
+        desk.producer.send_in_transaction(Message(desk.topic, body, key=id_), lambda _txn: None)
+    until(lambda: len(rows(desk.url, "SELECT 1 FROM rmq_txn_parked WHERE state > 0")) == 3, "all are parked")
+    consumer.close()
+    listed = command("parked", "list")[1]
+    shown = {id_: f"order\\x1b[2J {id_}" for id_ in ("m1", "m2", "m3")}
+    assert all(any(key in line for line in listed) for key in shown.values()), listed
+    group = ("--group", consumer.group)
+    code, lines = command("parked", "show", *group, "--key", shown["m1"])
+    assert (code, lines[0]) == (exit_codes.OK, "state:      rejected")
+    assert command("parked", "drop", *group, "--key", shown["m2"])[0] == exit_codes.OK
+    code, lines = command("parked", "replay", "SERVICE", "--key", shown["m3"])
+    assert (code, lines[-1]) == (exit_codes.OK, "1 replayed, 0 left parked")
+    assert rows(desk.url, "SELECT id FROM effect") == [("m3",)]
+    assert rows(desk.url, "SELECT dedup_key FROM rmq_txn_parked") == [(b"order\x1b[2J\nm1",)]
+
+
 @pytest.fixture
 def buried(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Delivery:
     """Have the real broker bury a message at its first failure; return it as its handler got it."""
@@ -115,8 +140,7 @@ def buried(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Delivery:
     cluster = RocketMQ(desk.stack.name_server)
     (address,) = (broker.master_address for broker in cluster.route(desk.topic).brokers)
     assert address is not None
-    group = json.dumps({"groupName": f"c-{desk.topic}", "retryMaxTimes": 0})
-    cluster.ask(address).tell(200, {}, "to create a group without redeliveries", group.encode())
+    BrokerAdministrator(address).set_group(f"c-{desk.topic}", retryMaxTimes=0)
 
     def unlucky(_txn: Transaction, delivery: Delivery) -> None:
         desk.deliveries.append(delivery)

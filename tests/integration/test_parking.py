@@ -10,7 +10,8 @@ import pymysql
 import pytest
 
 from rmq_txn import Delivery, Reject, Transaction
-from rmq_txn.consumer.parking import ParkedState
+from rmq_txn.consumer.parking import ParkedState, failures
+from rmq_txn.consumer.upkeep import Upkeep
 from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import InvalidMessageError
 from rmq_txn.transport import Deliver
@@ -295,3 +296,49 @@ def test_a_message_without_a_usable_dedup_key_is_parked_under_its_own(desk: Desk
     assert desk.effects() == ["m"]
     keys = {found.decode() for (found,) in rows(desk.url, "SELECT dedup_key FROM rmq_txn_inbox")}
     assert "order-m" in keys
+
+
+def test_health_counts_what_fails_and_what_is_parked_until_it_is_mended(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how many messages wait; all of it seen by a look at the real servers."""
+    monkeypatch.setattr(
+        Upkeep.__init__, "__kwdefaults__", Upkeep.__init__.__kwdefaults__ | {"round_seconds": 0.2}
+    )
+    handler = Broken(desk, "fails", "rejected")
+    consumer = desk.consumer(handler, max_attempts=16)
+    until(lambda: consumer.health().registered, "the first look")
+    assert consumer.health().problems == ()
+    desk.publish("fails")
+    until(lambda: consumer.health().failing == 1, "a failing message")
+    assert "fail and are delivered again" in " ".join(consumer.health().problems)
+    handler._error = Reject("never")
+    desk.publish("rejected")
+    until(lambda: consumer.health().parked, "a parked message")
+    assert "are parked, the oldest since" in " ".join(consumer.health().problems)
+    handler.mend()
+    with desk.database.transaction(read_only=True) as txn:
+        keys = [failure.key for failure in failures(txn, consumer.group, 10) if failure.state]
+    assert [consumer.replay(key) for key in keys] == [True] * len(keys)
+    until(lambda: consumer.health().problems == (), "all is well again", 60)
+    seen = consumer.health()
+    assert (seen.failing, seen.parked, seen.registered) == (0, 0, True)
+    until(lambda: consumer.health().lag == 0, "nothing waits", 60)
+
+
+def test_lag_counts_the_messages_that_wait_for_the_group(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While every handler of the group is busy."""
+    monkeypatch.setattr(
+        Upkeep.__init__, "__kwdefaults__", Upkeep.__init__.__kwdefaults__ | {"round_seconds": 0.2}
+    )
+    goes_on = threading.Event()
+    consumer = desk.consumer(
+        lambda txn, delivery: (goes_on.wait(60), desk.award(txn, delivery))[-1], threads=1
+    )
+    try:
+        desk.publish("a", "b", "c")
+        until(lambda: consumer.health().lag == 3, "three wait")
+    finally:
+        goes_on.set()
+    desk.wait_effects("a", "b", "c")
+    until(lambda: consumer.health().lag == 0, "none waits", 60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -17,49 +16,38 @@ from rmq_txn.remoting.diagnosis import explain
 from rmq_txn.transport import Check
 from rmq_txn.transport.native_producer import NativeProducer
 from rmq_txn.verdict import Answer, Verdict
+from tests.kit.broker_administrator import BrokerAdministrator
 from tests.kit.known import known_producer
 from tests.kit.wait import until
 
 pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
-UPDATE_TOPIC, UPDATE_BROKER_CONFIG, UPDATE_GROUP = 17, 25, 200
 CLOSE_SECONDS = 10.0
 
 
 @pytest.fixture
-def administrator(stack: LocalStack) -> RemotingClient:
+def administrator(stack: LocalStack) -> BrokerAdministrator:
     """Return who may change the broker."""
-    return RemotingClient(stack.broker_address)
+    return BrokerAdministrator(stack.broker_address)
 
 
 @pytest.fixture
-def set_up(administrator: RemotingClient) -> Iterator[Callable[..., None]]:
+def set_up(administrator: BrokerAdministrator) -> Iterator[Callable[..., None]]:
     """Return a function that changes the broker's configuration; it is as it was at the end."""
     before = administrator.broker_config()
     changed: dict[str, str] = {}
 
     def change(**lines: str) -> None:
         changed.update(lines)
-        text = "\n".join(f"{name}={value}" for name, value in lines.items())
-        administrator.tell(UPDATE_BROKER_CONFIG, {}, "to change its configuration", text.encode())
+        administrator.configure(lines)
 
     yield change
     change(**{name: before[name] for name in changed})
 
 
-def permit(administrator: RemotingClient, stack: LocalStack, topic: str, permission: int) -> None:
+def permit(administrator: BrokerAdministrator, stack: LocalStack, topic: str, permission: int) -> None:
     """Set what may be done with a topic, and wait until the name server knows."""
-    fields = {
-        "topic": topic,
-        "defaultTopic": "TBW102",
-        "readQueueNums": "4",
-        "writeQueueNums": "4",
-        "perm": str(permission),
-        "topicFilterType": "SINGLE_TAG",
-        "topicSysFlag": "0",
-        "order": "false",
-    }
-    administrator.tell(UPDATE_TOPIC, fields, "to change a topic")
+    administrator.permit(topic, permission)
     name_server = RemotingClient(stack.name_server)
     until(
         lambda: [queues.permission for queues in name_server.topic_route(topic).queues] == [permission],
@@ -91,7 +79,7 @@ def test_a_broker_that_takes_no_transactions_says_so_at_start_and_at_a_send(
 
 
 def test_a_topic_that_may_not_be_written_is_named(
-    stack: LocalStack, topic: str, administrator: RemotingClient
+    stack: LocalStack, topic: str, administrator: BrokerAdministrator
 ) -> None:
     """With the command that mends it."""
     permit(administrator, stack, topic, 4)
@@ -117,7 +105,7 @@ def test_a_message_larger_than_the_broker_takes_is_told_with_both_sizes(
 
 @pytest.mark.parametrize("what", ["topic", "group"])
 def test_a_consumer_that_may_not_read_is_told_at_start(
-    stack: LocalStack, topic: str, administrator: RemotingClient, what: str
+    stack: LocalStack, topic: str, administrator: BrokerAdministrator, what: str
 ) -> None:
     """The client would start, and wait for ever without a word (docs/hazards.md, E8)."""
     group = f"c-{topic}"
@@ -125,8 +113,7 @@ def test_a_consumer_that_may_not_read_is_told_at_start(
         permit(administrator, stack, topic, 2)
         said = f"lets nobody read topic '{topic}'"
     else:
-        off = json.dumps({"groupName": group, "consumeEnable": False}).encode()
-        administrator.tell(UPDATE_GROUP, {}, "to switch a group off", off)
+        administrator.set_group(group, consumeEnable=False)
         said = f"does not let group '{group}' consume topic '{topic}'"
     consumer = RocketMQ(stack.name_server).consumer(group, {topic: ["*"]}, 1, lambda _delivery: Answer.ACK)
     with pytest.raises(BrokerUnavailableError, match=said):

@@ -12,7 +12,6 @@ import pytest
 
 from rmq_txn import Database, Transaction
 from rmq_txn.database.pool import parse_url
-from rmq_txn.database.session import Session
 from rmq_txn.errors import LifecycleError, TransactionLostError
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -254,16 +253,13 @@ def test_the_outbox_has_its_isolation_again_after_its_connection_was_lost(
     database: Database, database_url: str
 ) -> None:
     """At another level its DELETE would lock the gap in which others insert their copies."""
-    pool = database.sideline()
+    sideline = database.sideline("outbox")
 
     def isolation() -> tuple[int, str]:
-        session = Session(pool, "outbox", guarded=False)
-        try:
+        with sideline.session() as session:
             # MariaDB 10.11 has only the older name.
             session.execute("SHOW VARIABLES WHERE Variable_name IN ('tx_isolation', 'transaction_isolation')")
             return session.connection_id, {value for _, value in session.cursor.fetchall()}.pop()
-        finally:
-            session.rollback()
 
     first, level = isolation()
     assert level == "READ-COMMITTED"
@@ -271,4 +267,4 @@ def test_the_outbox_has_its_isolation_again_after_its_connection_was_lost(
     second, level = isolation()
     assert second != first
     assert level == "READ-COMMITTED"
-    pool.close()
+    sideline.close()

@@ -45,11 +45,22 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "count_outbox_by_topic": ((), 1),
     "delete_outbox_row": ((TXN, 0), 1),
     "delete_outbox_transactions": (([TXN, OTHER],), 0),
-    "elect_relay": (("relay", "relay"), 1),
+    "elect": (("relay", "relay"), 1),
+    "read_old_log_rows": ((b"", OTHER, 10), 1),
+    "count_old_log_rows": ((OTHER,), 1),
+    "count_recent_log_rows": ((TXN,), 1),
+    "delete_log_rows": (([TXN, OTHER],), 1),
     "claim_inbox_row": (KEY, 1),
+    "list_inbox_groups": ((b"",), 1),
+    "count_recent_inbox_rows": ((KEY[0], 1_700_000_000), 1),
+    "count_old_inbox_rows": ((KEY[0], 1_700_000_000), 1),
+    "read_old_inbox_rows": ((KEY[0], 1_700_000_000, 10), 0),  # it is young
+    "delete_inbox_rows": ((KEY[0], [KEY[1]], 1_700_000_000), 0),
+    "read_table_sizes": ((), 2),
     "insert_parked_row": (PARKED, 1),
     "count_failure": (("ValueError: again", *KEY), 1),
     "read_attempts": (KEY, 1),
+    "count_parked_rows": (KEY[:1], 0),  # as the next one
     "list_parked_rows": (("", "", 10), 0),  # its inbox row says that it was handled
     "park_row": ((1, b"tag", b"key", 3, 1_700_000_000_000, b"{}", b"body", *KEY), 1),
     "read_parked_row": (KEY, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rmq_txn.message import Delivery
-from rmq_txn.transport import Checker, ConsumerTransport, Deliver, ProducerTransport
+from rmq_txn.transport import Checker, ConsumerTransport, Deliver, Lag, ProducerTransport
 from rmq_txn.verdict import Answer
 
 
@@ -44,6 +44,9 @@ class _Handed:
 
     def is_registered(self, _topic: str) -> bool:
         return True
+
+    def lag(self) -> Lag:
+        return Lag(0, 0)
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """Close nothing."""

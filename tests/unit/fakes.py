@@ -15,11 +15,13 @@ import pytest
 
 from rmq_txn import Database, schema
 from rmq_txn.database.connection import ServerThread
+from rmq_txn.database.pool import ConnectionPool
 from rmq_txn.database.session import SessionState
+from rmq_txn.database.sideline import Sideline
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
 from rmq_txn.producer.presence import Presence
-from rmq_txn.transport import Checker, Deliver, Execute
+from rmq_txn.transport import Checker, Deliver, Execute, Lag
 
 URL = "mysql://app:pw@127.0.0.1:1/shop"
 
@@ -73,6 +75,10 @@ class FakeClient:
         if isinstance(self._transport.registered, Exception):
             raise self._transport.registered
         return self._transport.registered
+
+    def lag(self) -> Lag:
+        """Say that nothing waits."""
+        return Lag(0, 0)
 
     instance = "fake-instance"
 
@@ -150,9 +156,9 @@ class FakeDatabase:
 
     local_timeout_seconds = 60
 
-    def sideline(self) -> FakePool:
-        """Hand out a pool that nobody can connect with."""
-        return FakePool()
+    def sideline(self, purpose: str) -> Sideline:
+        """Hand out a connection that nobody can make."""
+        return Sideline(cast(ConnectionPool, FakePool()), purpose)
 
     def begin(self, txn_id: str) -> FakeSession:
         """Open a fake session."""

@@ -17,10 +17,13 @@ def test_held_deliveries_are_counted_by_their_cause_while_they_are_held() -> Non
     """And no longer."""
     notes = HealthNotes()
     with notes.holding("refuses"), notes.holding("refuses"), notes.holding("away"):
-        assert notes.read() == ConsumerHealth(
-            3, ("2 deliveries are held: refuses", "1 deliveries are held: away")
+        seen = notes.read()
+        assert (seen.held, seen.problems) == (
+            3,
+            ("2 deliveries are held: refuses", "1 deliveries are held: away"),
         )
-    assert notes.read().held == 0
+        assert notes.read().oldest_held_seconds > seen.oldest_held_seconds > 0
+    assert notes.read() == ConsumerHealth(0, ())
 
 
 def test_what_nobody_handles_is_told_by_topic_and_tag(monkeypatch: pytest.MonkeyPatch) -> None:

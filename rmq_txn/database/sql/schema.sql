@@ -60,7 +60,8 @@ CREATE TABLE IF NOT EXISTS rmq_txn_inbox (
     consumer_group VARBINARY(120) NOT NULL,
     dedup_key      VARBINARY(255) NOT NULL,
     handled_at     TIMESTAMP      NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    PRIMARY KEY (consumer_group, dedup_key)
+    PRIMARY KEY (consumer_group, dedup_key),
+    KEY by_age (consumer_group, handled_at)  -- what is old enough to be pruned
 ) ENGINE = InnoDB;
 
 -- Consumer: messages that failed. A parked one always has its inbox row, so its deliveries are

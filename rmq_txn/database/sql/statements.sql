@@ -110,6 +110,15 @@ WHERE (consumer_group = %s OR %s = '') AND (state > 0 OR NOT EXISTS (
     WHERE inbox.consumer_group = parked.consumer_group AND inbox.dedup_key = parked.dedup_key))
 ORDER BY first_failed_at, consumer_group, dedup_key LIMIT %s
 
+-- name: count_parked_rows
+-- For health. A failing row whose message has an inbox row was left over: it was handled.
+SELECT state > 0 AS is_parked, COUNT(*), UNIX_TIMESTAMP(MIN(first_failed_at))
+FROM rmq_txn_parked AS parked
+WHERE consumer_group = %s AND (state > 0 OR NOT EXISTS (
+    SELECT 1 FROM rmq_txn_inbox AS inbox
+    WHERE inbox.consumer_group = parked.consumer_group AND inbox.dedup_key = parked.dedup_key))
+GROUP BY is_parked
+
 -- name: insert_outbox_rows
 -- In the commit of the log row. The driver makes one statement of all rows of a transaction.
 INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, `body`)
@@ -138,7 +147,7 @@ FROM rmq_txn_producers WHERE producer_group = %s
 -- One that is gone for minutes, by whoever sees it.
 DELETE FROM rmq_txn_producers WHERE producer_group = %s AND instance = %s
 
--- name: elect_relay
+-- name: elect
 -- 1 for the one connection of the server that has the lock. It is not taken twice: it counts.
 SELECT IF(IS_USED_LOCK(%s) <=> CONNECTION_ID(), 1, GET_LOCK(%s, 0))
 
@@ -170,3 +179,57 @@ SELECT COUNT(*), TIMESTAMPDIFF(SECOND, MIN(created_at), NOW()) FROM rmq_txn_outb
 -- For people who look.
 SELECT topic, COUNT(*), TIMESTAMPDIFF(SECOND, MIN(created_at), NOW()) FROM rmq_txn_outbox
 GROUP BY topic ORDER BY topic
+
+-- name: read_old_log_rows
+-- Ids are made of time, so age is a range of the primary key. An open row was never seen to end,
+-- and one with copies in the outbox may be asked about again: both stay.
+SELECT txn_id FROM rmq_txn_log AS log WHERE txn_id > %s AND txn_id < %s AND state <> 0
+AND NOT EXISTS (SELECT 1 FROM rmq_txn_outbox AS outbox WHERE outbox.txn_id = log.txn_id)
+ORDER BY txn_id LIMIT %s
+
+-- name: delete_log_rows
+-- By key, so that nothing but these rows is locked. They were committed long ago and change no more.
+DELETE FROM rmq_txn_log WHERE txn_id IN %s AND state <> 0
+
+-- name: count_old_log_rows
+-- As read_old_log_rows, for a dry run.
+SELECT COUNT(*) FROM rmq_txn_log AS log WHERE txn_id < %s AND state <> 0
+AND NOT EXISTS (SELECT 1 FROM rmq_txn_outbox AS outbox WHERE outbox.txn_id = log.txn_id)
+
+-- name: read_old_inbox_rows
+-- From the index by_age. The row of a parked message stays: it is what skips its deliveries.
+SELECT dedup_key FROM rmq_txn_inbox AS inbox
+WHERE consumer_group = %s AND handled_at < FROM_UNIXTIME(%s)
+AND NOT EXISTS (SELECT 1 FROM rmq_txn_parked AS parked
+    WHERE parked.consumer_group = inbox.consumer_group AND parked.dedup_key = inbox.dedup_key AND parked.state > 0)
+ORDER BY handled_at LIMIT %s
+
+-- name: delete_inbox_rows
+-- By key. The age again, since a key may have been claimed anew meanwhile, in a form that keeps the
+-- server from walking by_age instead of the keys.
+DELETE FROM rmq_txn_inbox
+WHERE consumer_group = %s AND dedup_key IN %s AND UNIX_TIMESTAMP(handled_at) < %s
+
+-- name: count_old_inbox_rows
+-- As read_old_inbox_rows, for a dry run.
+SELECT COUNT(*) FROM rmq_txn_inbox AS inbox
+WHERE consumer_group = %s AND handled_at < FROM_UNIXTIME(%s)
+AND NOT EXISTS (SELECT 1 FROM rmq_txn_parked AS parked
+    WHERE parked.consumer_group = inbox.consumer_group AND parked.dedup_key = inbox.dedup_key AND parked.state > 0)
+
+-- name: list_inbox_groups
+-- One step of the primary key a group, not a walk over the table: asked with the group before.
+SELECT MIN(consumer_group) FROM rmq_txn_inbox WHERE consumer_group > %s
+
+-- name: count_recent_log_rows
+-- For a forecast: what came since then.
+SELECT COUNT(*) FROM rmq_txn_log WHERE txn_id >= %s
+
+-- name: count_recent_inbox_rows
+-- As count_recent_log_rows, of one group.
+SELECT COUNT(*) FROM rmq_txn_inbox WHERE consumer_group = %s AND handled_at >= FROM_UNIXTIME(%s)
+
+-- name: read_table_sizes
+-- The server's own estimate, indexes included.
+SELECT table_name, table_rows, data_length + index_length FROM information_schema.tables
+WHERE table_schema = DATABASE() AND table_name IN ('rmq_txn_log', 'rmq_txn_inbox')

@@ -48,9 +48,9 @@ class WatchedProducer(TransactionProducer):
         self._events.tell("service_started")
 
     @contextmanager
-    def transaction(self) -> Iterator[Any]:
+    def transaction(self, **arguments: Any) -> Iterator[Any]:
         """See `TransactionProducer.transaction`."""
-        with super().transaction() as txn:
+        with super().transaction(**arguments) as txn:
             ids = txn.txn_id, str(structlog.contextvars.get_contextvars().get("transfer_id", ""))
             self._events.tell("local_running", *ids)
             try:

@@ -4,7 +4,7 @@ Cleaning up: rows of the log and of the inbox that nobody can ask for any more a
 A broker keeps a message for 72 hours and redelivers it for 5 more, so neither a check-back nor a
 delivery comes later; what is older than the retention is answered without the row anyway. A producer
 prunes the log of its database, a consumer the inbox of its group. One process does it at a time, in
-small batches by key, and rests for four fifths of the time (docs/decisions/0058).
+small batches by key, and rests for four fifths of the time (docs/decisions/0052).
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ TIERS: dict[str, int] = {
     "rmq_txn.pruning": 3,
     "rmq_txn.producer": 4,
     "rmq_txn.consumer": 4,  # a service may have only one of them
+    "rmq_txn.join": 5,
     "rmq_txn.upkeep": 5,
     "rmq_txn.testing": 5,
     "rmq_txn": 6,
@@ -40,6 +41,7 @@ WRAPPED = {
     # An extra, so imported only where it is used; elsewhere for its types alone.
     "testcontainers": {"rmq_txn.testing.engine", "rmq_txn.testing.container"},
     "docker": {"rmq_txn.testing.engine"},
+    "sqlalchemy": {"rmq_txn.join.sqlalchemy"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {
         "rmq_txn.database.connection",

@@ -16,6 +16,7 @@ from rmq_txn.consumer.publisher import Publisher
 from rmq_txn.consumer.routes import ANY_TAG, Handler, Routes
 from rmq_txn.consumer.upkeep import Upkeep
 from rmq_txn.database import Database
+from rmq_txn.database.join import Join
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop, run_until_signal
@@ -49,6 +50,8 @@ class IdempotentConsumer:
         producer: a `TransactionProducer` on the same database: then the handler's `txn.publish` works,
             and inbox row, writes and messages are one transaction. Started and closed with the
             consumer, unless it runs already.
+        join: makes a session that shares the transaction of one handler call, and is its `txn.session`
+            (`rmq_txn.join`); inbox row and the session's writes are one COMMIT.
         max_attempts: own failures of a handler, 1 to 16, after which a message is parked. The default
             gives a quarter of an hour by the broker's pauses (10 s, 30 s, 1 min, ...), and leaves as
             many of its 17 deliveries for closings and rebalances, which it counts alike.
@@ -70,6 +73,7 @@ class IdempotentConsumer:
         threads: int = 4,
         dedup_key: Callable[[Delivery], str] | None = None,
         producer: Publisher | None = None,
+        join: Callable[[], Join] | None = None,
         max_attempts: int = 8,
         inbox_retention_days: float = 7.0,
         prune: bool = True,
@@ -109,6 +113,7 @@ class IdempotentConsumer:
             dedup_key=dedup_key,
             database=database,
             publisher=producer,
+            join=join,
             max_attempts=attempts("max_attempts", max_attempts),
             retention_seconds=self._retention_seconds,
             closing=self._closing,

@@ -29,6 +29,7 @@ from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.consumer.publisher import Publisher
 from rmq_txn.consumer.routes import Handler, Routes
 from rmq_txn.database import Database
+from rmq_txn.database.join import Join
 from rmq_txn.database.pool import LOCK_ERRORS, error_code, is_lost_connection
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.deferred import call
@@ -78,6 +79,7 @@ class Handling:
         routes: knows the handler of a delivery.
         dedup_key: the user's choice of what makes two deliveries the same message; None: ours.
         publisher: its transactions are used instead of the database's own.
+        join: makes what shares the transaction of a handler.
         max_attempts: own failures after which a message is parked.
         retention_seconds: for how long the inbox remembers; an older message is parked untried.
         closing: set when nothing is worth waiting for any more.
@@ -96,6 +98,7 @@ class Handling:
         dedup_key: Callable[[Delivery], str] | None,
         database: Database,
         publisher: Publisher | None,
+        join: Callable[[], Join] | None,
         max_attempts: int,
         retention_seconds: float,
         closing: threading.Event,
@@ -106,6 +109,7 @@ class Handling:
         self._database = database
         self._publisher = publisher
         self._transactions: Database | Publisher = publisher or database
+        self._join: Callable[[], Join | None] = join or (lambda: None)
         self._max_attempts = max_attempts
         self._closing = closing
         self.inside = contextvars.ContextVar("inside", default=False)
@@ -188,7 +192,7 @@ class Handling:
         claim = self._claim(delivery)
         over_age = self.aging.is_over_age(delivery)
         try:
-            with self._ended_if_silent() as begun, self._transactions.transaction() as txn:
+            with self._ended_if_silent() as begun, self._transactions.transaction(join=self._join()) as txn:
                 begun.append(txn)
                 if not inbox.claim(txn, self._group, claim.key, claim.former_key):
                     raise _DoneBefore  # noqa: TRY301 - out by ROLLBACK, a round trip less than COMMIT
@@ -334,7 +338,7 @@ class Handling:
     def _replay(self, key: str, delivery: Delivery, handler: Handler) -> bool:
         now = self._claim(delivery)  # another key if the user's function was mended, or version 2 parked it
         held = key in (now.key, now.former_key)  # by the parked row that we replay
-        with self._transactions.transaction() as txn:
+        with self._transactions.transaction(join=self._join()) as txn:
             fresh = inbox.claim(txn, self._group, now.key, None if held else now.former_key)
             if not parking.unpark(txn, self._group, key):
                 raise _DoneBefore  # another replay was faster, or it was dropped: claim nothing

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from rmq_txn.database import Database
+from rmq_txn.database.join import Join
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.lifecycle import State
 
@@ -33,5 +34,5 @@ class Publisher(Protocol):
     def close(self) -> None:
         """Wait for running transactions, then stop."""
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self, *, join: Join | None = None) -> AbstractContextManager[Transaction]:
         """Run a transaction that can publish: half messages, then COMMIT, at the end of the block."""

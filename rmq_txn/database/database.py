@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pymysql
 
 from rmq_txn.database.connection import TRACK, ServerThread
+from rmq_txn.database.join import Join, ended
 from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, error_code, parse_url
 from rmq_txn.database.session import Session, SessionState
 from rmq_txn.database.sideline import Sideline
@@ -135,7 +136,7 @@ class Database:
         return Session(self._pool, txn_id, guarded=True)
 
     @contextmanager
-    def transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
+    def transaction(self, *, read_only: bool = False, join: Join | None = None) -> Iterator[Transaction]:
         """
         Run a plain local transaction: COMMIT at the end of the block, ROLLBACK if it raises.
 
@@ -144,21 +145,32 @@ class Database:
 
         Args:
             read_only: end with ROLLBACK in any case, so that no COMMIT can be in doubt.
+            join: a session that shares the transaction (`rmq_txn.join`); it is `txn.session`.
 
         Raises:
             DatabaseUnavailableError: nothing was committed.
             TransactionLostError: the server ended the transaction before COMMIT.
             InDoubtError: the answer to COMMIT was lost.
         """
+        with ended(join):
+            yield from self._transaction(read_only, join)
+
+    def _transaction(self, read_only: bool, join: Join | None) -> Iterator[Transaction]:
         session = self.begin(new_txn_id())
         try:
-            yield Transaction(session)
+            txn = Transaction(session, join=join)
+            if join is not None:
+                join.begin(txn)
+            yield txn
             if read_only:
                 if session.connection.ended:
                     session.release_tripwire()  # says what happened
                 session.rollback()
-            else:
+            elif join is None:
                 session.commit()
+            else:
+                join.flush()
+                join.commit(session.commit)
         except BaseException as error:
             told = session.fail(error)
             if session.state is SessionState.COMMITTING and isinstance(error, pymysql.MySQLError):

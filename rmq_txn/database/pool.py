@@ -87,8 +87,15 @@ _REFUSED = frozenset({1044, 1045, 1049, 1698})
 _NO_TLS = 2026
 
 
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's error inside of what SQLAlchemy made of it; else `error`."""
+    inner = getattr(error, "orig", None)
+    return inner if isinstance(inner, pymysql.err.MySQLError) else error
+
+
 def error_code(error: BaseException) -> int | None:
     """Return the server's or the driver's error number; None when `error` has none."""
+    error = driver_error(error)
     if isinstance(error, pymysql.err.MySQLError) and error.args and type(error.args[0]) is int:
         return error.args[0]
     return None

@@ -21,6 +21,7 @@ from rmq_txn.database.pool import (
     REFUSED_COMMIT,
     SAVEPOINT_MISSING,
     ConnectionPool,
+    driver_error,
     error_code,
     is_unavailable,
 )
@@ -92,6 +93,11 @@ class Session:
             except pymysql.err.MySQLError as error:
                 self._pool.unavailable(error)
         self.server_thread: ServerThread = self.connection.server_thread
+
+    @property
+    def pool(self) -> ConnectionPool:
+        """Where its connection is from."""
+        return self._pool
 
     @property
     def connection_id(self) -> int:
@@ -290,9 +296,10 @@ class Session:
             return lost
         except (pymysql.err.MySQLError, DatabaseUnavailableError, SettingsError):
             pass  # `error` came first; the ROLLBACK will say whether the connection still works
-        if unavailable and isinstance(error, pymysql.err.MySQLError):
+        cause = driver_error(error)
+        if unavailable and isinstance(cause, pymysql.err.MySQLError):
             try:
-                self._pool.unavailable(error)
+                self._pool.unavailable(cause)
             except DatabaseUnavailableError as told:
                 return told
         return error

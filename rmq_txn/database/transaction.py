@@ -9,6 +9,8 @@ import pymysql
 import pymysql.cursors
 
 from rmq_txn.database.connection import ServerThread
+from rmq_txn.database.join import Join
+from rmq_txn.database.pool import ConnectionPool
 from rmq_txn.database.session import Session, SessionState
 from rmq_txn.errors import LifecycleError
 from rmq_txn.message import JSON, Message
@@ -53,14 +55,33 @@ class Transaction:
     Neither commits nor rolls back: leaving the block commits, an exception rolls back.
     """
 
-    def __init__(self, session: Session, publish: Callable[[Message], None] | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        publish: Callable[[Message], None] | None = None,
+        join: Join | None = None,
+    ) -> None:
         self._session = session
         self._publish = publish
+        self._join = join
 
     @property
     def txn_id(self) -> str:
         """Id of this transaction on every row, message and log line."""
         return self._session.txn_id
+
+    @property
+    def session(self) -> Any:
+        """
+        What was joined to this transaction: the SQLAlchemy session, say.
+
+        Raises:
+            LifecycleError: nothing was.
+        """
+        self._open()
+        if self._join is None:
+            raise LifecycleError("nothing was joined to this transaction; give join= to what began it")
+        return self._join.session
 
     @property
     def connection(self) -> ConnectionProxy:
@@ -139,6 +160,11 @@ class Transaction:
     def server_thread(self) -> ServerThread:
         """The connection on the server; for the consumer, which ends one that went silent under it."""
         return self._session.server_thread
+
+    @property
+    def pool(self) -> ConnectionPool:
+        """The pool of its `Database`: the same for all transactions of one; for joins."""
+        return self._session.pool
 
     def _open(self) -> Session:
         if self._session.state is not SessionState.OPEN:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rmq_txn.database import Database
+from rmq_txn.database.join import Join
 from rmq_txn.database.session import Session, SessionState
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.deferred import refuse_deferred
@@ -84,15 +85,20 @@ class Commitment:
         ]
         self._message_ids = [""] * len(messages)  # by position; complete in the local transaction
         self._session: Session | None = None  # until form B begins it
+        self._join: Join | None = None
         self._verdict: Verdict | None = None
         self._failure: BaseException | None = None
 
-    def commit_block(self, session: Session) -> Receipt[None]:
+    def commit_block(self, session: Session, join: Join | None = None) -> Receipt[None]:
         """
         Form A: the business SQL ran in `session`; store the half messages and COMMIT.
 
+        Args:
+            join: what shares the transaction, flushed; it is told of the COMMIT.
+
         Raises: as `TransactionProducer.transaction`.
         """
+        self._join = join
         self.run(lambda: self._log_and_commit(session), session)
         return Receipt(self._txn_id, tuple(self._message_ids), None)
 
@@ -138,7 +144,10 @@ class Commitment:
             )
         if self._outbound:
             outbox.insert(session, self._outbound, self._message_ids)
-        session.commit()
+        if self._join is None:
+            session.commit()
+        else:
+            self._join.commit(session.commit)
 
     def run(self, local: Callable[[], None], session: Session | None = None) -> None:
         """

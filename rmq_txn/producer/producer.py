@@ -16,6 +16,7 @@ import structlog
 
 from rmq_txn import schema
 from rmq_txn.database import Database
+from rmq_txn.database.join import Join, ended
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
@@ -182,13 +183,17 @@ class TransactionProducer:
         self.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[PublishingTransaction]:
+    def transaction(self, *, join: Join | None = None) -> Iterator[PublishingTransaction]:
         """
         Form A: business SQL first, half messages and COMMIT when the block ends.
 
         The body of a message may carry generated ids. Row locks are held while the broker stores
         the half messages, so a broker stall becomes a database stall; form B suits hot rows.
         Publishing nothing is a plain COMMIT.
+
+        Args:
+            join: a session that shares the transaction, such as SQLAlchemy's (`rmq_txn.join.sqlalchemy`); it
+                is flushed before the half messages, and committed with the COMMIT.
 
         Raises:
             HalfMessageError: the broker did not take a message; nothing committed, safe to retry.
@@ -201,7 +206,7 @@ class TransactionProducer:
             LifecycleError: not running, or inside another transaction of this producer.
             Whatever else the block raises: rolled back, unchanged.
         """
-        with self._one_transaction("transaction()") as (parts, txn_id):
+        with self._one_transaction("transaction()") as (parts, txn_id), ended(join):
             messages: list[Message] = []
             receipts: list[Receipt[None]] = []
 
@@ -211,7 +216,12 @@ class TransactionProducer:
 
             session = self._database.begin(txn_id)
             try:
-                yield PublishingTransaction(session, publish, receipts)
+                txn = PublishingTransaction(session, publish, receipts, join)
+                if join is not None:
+                    join.begin(txn)
+                yield txn
+                if join is not None:
+                    join.flush()
                 commitment = parts.commitment(txn_id, messages)
             except BaseException as error:
                 told = session.fail(error)
@@ -219,7 +229,7 @@ class TransactionProducer:
                 if told is not error:
                     raise told from error
                 raise
-            receipts.append(commitment.commit_block(session))
+            receipts.append(commitment.commit_block(session, join))
 
     def send_in_transaction(
         self, messages: Message | Sequence[Message], work: Callable[[Transaction], T]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from rmq_txn.database.join import Join
 from rmq_txn.database.session import Session
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import LifecycleError
@@ -34,9 +35,13 @@ class PublishingTransaction(Transaction):
     """The running transaction of form A."""
 
     def __init__(
-        self, session: Session, publish: Callable[[Message], None], receipts: Sequence[Receipt[None]]
+        self,
+        session: Session,
+        publish: Callable[[Message], None],
+        receipts: Sequence[Receipt[None]],
+        join: Join | None = None,
     ) -> None:
-        super().__init__(session, publish)
+        super().__init__(session, publish, join)
         self._receipts = receipts  # whoever commits puts one in
 
     @property

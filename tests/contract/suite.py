@@ -406,6 +406,28 @@ class TransportContract:
         may_leave.set()
         assert most == 2
 
+    def test_lag_counts_what_waits_for_the_group_and_its_position_grows_as_it_consumes(
+        self, desk: Desk
+    ) -> None:
+        """A message that is being handled waits still: it may come again."""
+        may_answer = threading.Event()
+
+        def deliver(_delivery: Delivery) -> Answer:
+            may_answer.wait(60)
+            return ACK
+
+        consumer = desk.new_consumer(deliver, threads=1, group=desk.new_group())
+        seconds = desk.features.delivery_within_seconds
+        before = consumer.lag()
+        try:
+            for _ in range(3):
+                desk.send(desk.message(tag="lag"))
+            until(lambda: consumer.lag().messages >= 3, "three messages wait", seconds)
+        finally:
+            may_answer.set()
+        until(lambda: consumer.lag().messages == 0, "none waits", seconds)
+        assert consumer.lag().position >= before.position + 3
+
     # -- life
 
     def test_a_started_client_is_known_to_its_brokers_and_another_of_its_group_is_not(

@@ -55,6 +55,7 @@ CULPRIT = "tests/integration/test_consume.py::test_a_message_that_kills_the_clie
 PARKED_COMMANDS = "tests/integration/test_parked_commands.py"
 PARKED = f"{PARKED_COMMANDS}::test_parked_messages_are_listed_shown_replayed_and_dropped"
 BURIED = f"{PARKED_COMMANDS}::test_a_dead_letter_is_replayed_by_one_command"
+PRUNING = "tests/integration/test_pruning.py"
 FRESH = "tests/unit/test_demo_runs.py::test_beginning_anew_removes_what_earlier_stacks_left"
 # Not part of ./dev test: `./dev test --containers` runs it, with docker-compose 1.
 CONTAINERS = "tests/containers/run.py::main"
@@ -88,6 +89,7 @@ COMMANDS = {
     "rmq-txn consume points_service:consumer --processes 4": CONSUME,
     "python account_service.py": HERE,
     "rmq-txn outbox status": "tests/integration/test_outbox.py::test_outbox_status_tells_rows_and_ages",
+    "rmq-txn prune --dry-run": f"{PRUNING}::test_a_dry_run_counts_and_forecasts_and_the_command_deletes",
     "rmq-txn parked list": PARKED,
     "rmq-txn parked replay points_service:consumer --all": PARKED,
     "rmq-txn dlq replay points_service:consumer": BURIED,

@@ -125,8 +125,13 @@ def test_many_rows_go_in_small_batches_that_walk_over_what_stays_once(
     monkeypatch.setattr(
         Session, "execute", lambda session, sql, args=None: sent.append(sql) or execute(session, sql, args)
     )
-    assert prune(database, PrunedLog(WEEK)) == [BATCH_ROWS] * 3 + [1]
-    assert len(sent) == 1 + 2 * 4
+    with closing(database.sideline("pruning")) as sideline:
+        assert list(pruning.batches(PrunedLog(WEEK), sideline)) == [BATCH_ROWS] * 3 + [1]
+        assert len(sent) == 1 + 2 * 4
+        with sideline.session() as session:
+            session.execute("SHOW SESSION STATUS LIKE 'Handler_read_next'")
+            ((_, walked),) = session.cursor.fetchall()
+    assert int(walked) <= 5 * BATCH_ROWS + 100  # each row once
     assert len(tables.logged()) == 2 * BATCH_ROWS
 
 

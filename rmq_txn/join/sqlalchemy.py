@@ -1,0 +1,236 @@
+"""
+A SQLAlchemy session in a transaction of ours: `producer.transaction(join=joined(session))`.
+
+For the length of the block the session works on our connection, in our transaction: the tripwire is
+its first statement, and log row, copies and COMMIT follow its last flush. So what is promised of a
+transaction holds for what the session does, and nothing has to be believed about its own connections.
+Extra `sqlalchemy`; SQLAlchemy 2.0 or newer, `Session` and not `AsyncSession` (docs/decisions/0053).
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import NullPool
+
+from rmq_txn.database.sql import STATEMENTS
+from rmq_txn.database.transaction import Transaction
+from rmq_txn.errors import LifecycleError, SettingsError
+
+_ENDS = ("commit", "rollback", "close", "reset", "invalidate", "prepare")
+"""Calls of the session that would end the transaction."""
+
+_vouched: weakref.WeakKeyDictionary[sqlalchemy.Engine, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
+"""Engines, and the pools of ours that were found to lead to the same database; asked once a process."""
+
+
+def joined(session: Session | scoped_session[Session]) -> SessionJoin:
+    """
+    Let a session share one transaction.
+
+    Inside the block use it as ever: ORM and Core, `flush`, `begin_nested`. Its `commit`, `rollback` and
+    `close` raise `LifecycleError`: leave the block to commit, raise to roll back. Afterwards it is as
+    after its own `commit`, or `rollback`, and works with its own engine again.
+
+    Args:
+        session: one without a transaction: what it did before could be neither undone nor vouched for.
+            Pending objects are flushed with the others. Its engine, if it has one, must lead to the
+            database of the producer or consumer.
+
+    Raises, when the block begins:
+        LifecycleError: it has a transaction already; commit it or roll it back first.
+        SettingsError: it is bound to another database, to a connection, or to several engines.
+    """
+    return SessionJoin(session() if isinstance(session, scoped_session) else session, closes=False)
+
+
+def joins(sessions: sessionmaker[Session]) -> Callable[[], SessionJoin]:
+    """
+    Give each handler a session of its own: `IdempotentConsumer(join=joins(SessionLocal))`.
+
+    The handler finds it as `txn.session`; it is closed after the handler's transaction.
+    """
+    return lambda: SessionJoin(sessions(), closes=True)
+
+
+class SessionJoin:
+    """See `rmq_txn.database.join.Join`; made by `joined` and `joins`."""
+
+    def __init__(self, session: Session, *, closes: bool) -> None:
+        if not isinstance(session, Session):
+            raise SettingsError(
+                f"to be joined is a {type(session).__name__}, allowed is a Session of sqlalchemy.orm; "
+                "an AsyncSession can't be joined: use its Session in a thread"
+            )
+        self._session = session
+        self._closes = closes
+        self._line: _Line | None = None
+        self._connection: sqlalchemy.Connection | None = None
+        self._bind = session.bind
+        self._commit: Callable[[], None] = session.commit
+        self._rollback: Callable[[], None] = session.rollback
+
+    @property
+    def session(self) -> Session:
+        """See `Join.session`."""
+        return self._session
+
+    def begin(self, txn: Transaction) -> None:
+        """See `Join.begin`."""
+        session = self._session
+        if session.in_transaction():
+            raise LifecycleError(
+                "the session has a transaction already, what it did there can't be a part of this one; "
+                "commit it or roll it back before the block"
+            )
+        if session.twophase or getattr(session, "_Session__binds", None):
+            raise SettingsError(
+                "the session is bound to several engines or commits in two phases; use another one"
+            )
+        self._require_same_database(txn)
+        line = _Line(txn)
+        session.bind = self._connection = _connection_over(line)
+        self._line = line
+        for name in _ENDS:
+            if hasattr(session, name):
+                setattr(session, name, _refused(name))
+
+    def _require_same_database(self, txn: Transaction) -> None:
+        engine = self._session.bind
+        if engine is None:
+            return
+        if not isinstance(engine, sqlalchemy.Engine):
+            raise SettingsError("the session is bound to a connection; bind it to an engine, or to nothing")
+        known = _vouched.setdefault(engine, weakref.WeakSet())
+        if txn.pool in known:
+            return
+        with engine.connect() as connection:
+            try:
+                found = connection.exec_driver_sql(STATEMENTS["read_schema_version"]).fetchone()
+            except sqlalchemy.exc.DBAPIError as error:
+                raise SettingsError(
+                    f"the engine of the session leads to a database without our tables: {error.orig}; it "
+                    "must be the one of the producer or consumer"
+                ) from error
+        txn.execute(STATEMENTS["read_schema_version"])
+        row = txn.fetchone()
+        if row is None or found is None or _text(row[1]) != _text(found[1]):
+            raise SettingsError(
+                f"the engine of the session leads to {engine.url.render_as_string()}, which is not the "
+                "database of the producer or consumer: its database_id is another"
+            )
+        known.add(txn.pool)
+
+    def flush(self) -> None:
+        """See `Join.flush`."""
+        self._session.flush()
+
+    def commit(self, commit: Callable[[], None]) -> None:
+        """See `Join.commit`."""
+        if self._session.in_transaction():
+            self._running.commit_with(commit)
+            self._commit()
+        else:  # nothing was done with it
+            commit()
+
+    @property
+    def _running(self) -> _Line:
+        if self._line is None:
+            raise LifecycleError("this session was joined to no transaction yet; it is joined by the block")
+        return self._line
+
+    def end(self) -> None:
+        """See `Join.end`."""
+        line, self._line = self._line, None
+        if line is None:
+            return  # it never began
+        for name in _ENDS:
+            self._session.__dict__.pop(name, None)
+        line.close_for_good()
+        try:
+            self._rollback()  # of the session's own state: the transaction ended
+            if self._closes:
+                self._session.close()
+            if self._connection is not None:
+                self._connection.close()
+        finally:
+            self._session.bind = self._bind
+
+
+def _refused(name: str) -> Callable[..., None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise LifecycleError(
+            f"session.{name}() would end the transaction that the session was joined to; leave the block to "
+            "commit, raise to roll back, use begin_nested() for a part"
+        )
+
+    return refuse
+
+
+class _Line:
+    """
+    The DB-API connection that SQLAlchemy sees: ours, whose end is not its business.
+
+    Its `rollback` does nothing: SQLAlchemy calls it when a flush failed, and then refuses all further
+    work of the session, so that the block can only fail.
+    """
+
+    def __init__(self, txn: Transaction) -> None:
+        self._connection = txn.connection
+        self._commit: Callable[[], None] | None = None
+        self._over = False
+
+    def commit_with(self, commit: Callable[[], None]) -> None:
+        """Let the next `commit` be this one."""
+        self._commit = commit
+
+    def close_for_good(self) -> None:
+        """Be of no use any more."""
+        self._over = True
+
+    def commit(self) -> None:
+        commit, self._commit = self._commit, None
+        if commit is None:
+            _refused("commit")()
+        else:
+            commit()
+
+    def rollback(self) -> None:
+        """Do nothing, see above."""
+
+    def close(self) -> None:
+        """Do nothing: the connection is lent."""
+
+    def __getattr__(self, name: str) -> Any:
+        if self._over:
+            raise LifecycleError("the transaction that this session was joined to is over")
+        return getattr(self._connection, name)
+
+
+class _Lines(threading.local):
+    """An engine a thread, whose dialect has met the server, and the line that it connects with next."""
+
+    line: _Line
+
+    def __init__(self) -> None:
+        # No reset when a connection comes back: its transaction has ended by then.
+        self.engine = sqlalchemy.create_engine(
+            "mysql+pymysql://", creator=lambda: self.line, poolclass=NullPool, pool_reset_on_return=None
+        )
+
+
+_lines = _Lines()
+
+
+def _connection_over(line: _Line) -> sqlalchemy.Connection:
+    _lines.line = line
+    return _lines.engine.connect()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("ascii") if isinstance(value, bytes) else value

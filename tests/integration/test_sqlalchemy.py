@@ -1,0 +1,298 @@
+"""A SQLAlchemy session in our transactions, on real servers: the same promises, the same outcomes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from unittest import mock
+
+import pymysql
+import pytest
+import sqlalchemy
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+
+from devstack import Stack
+from rmq_txn import Database, Delivery, Reject, Transaction
+from rmq_txn.consumer.parking import ParkedState
+from rmq_txn.database.connection import WatchedConnection
+from rmq_txn.database.pool import parse_url
+from rmq_txn.database.sql import STATEMENTS
+from rmq_txn.errors import (
+    DatabaseUnavailableError,
+    FencedError,
+    LifecycleError,
+    SettingsError,
+    TransactionLostError,
+)
+from rmq_txn.join.sqlalchemy import joined, joins
+from tests.conftest import prepared_url
+from tests.kit.desk import Desk
+from tests.kit.rows import rows
+from tests.kit.wait import until
+
+pytestmark = pytest.mark.servers
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Effect(Base):
+    __tablename__ = "effect"
+    n: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str]
+    note: Mapped[str | None]
+
+
+def engine_for(url: str) -> sqlalchemy.Engine:
+    parameters = parse_url(url)
+    return sqlalchemy.create_engine(
+        "mysql+pymysql://", creator=lambda: pymysql.connect(**parameters), poolclass=sqlalchemy.NullPool
+    )
+
+
+@pytest.fixture
+def sessions(desk: Desk) -> sessionmaker[Session]:
+    """Return what a service has: sessions of an engine of its own."""
+    return sessionmaker(engine_for(desk.url))
+
+
+def publish(desk: Desk, session: Session, id_: str) -> Effect:
+    """Write with the ORM, publish what the database generated."""
+    with desk.producer.transaction(join=joined(session)) as txn:
+        effect = Effect(id=id_)
+        session.add(effect)
+        session.flush()
+        txn.publish(desk.topic, {"id": f"{id_}-arrived", "n": effect.n}, key=id_)
+    return effect
+
+
+def block(desk: Desk, session: Session, work: Callable[[Any], None]) -> None:
+    """Run `work` in a transaction that the session is joined to."""
+    with desk.producer.transaction(join=joined(session)) as txn:
+        work(txn)
+
+
+def test_what_a_session_writes_commits_with_its_message(desk: Desk, sessions: sessionmaker[Session]) -> None:
+    """ORM and Core; objects are expired as after any commit, and the session goes on by itself."""
+    desk.consumer()
+    with sessions() as session:
+        bind = session.bind
+        effect = publish(desk, session, "a")
+        assert sqlalchemy.inspect(effect).expired
+        assert session.bind is bind
+        assert effect.id == "a"  # read again, by the session's own engine
+        session.execute(sqlalchemy.update(Effect).values(note="by itself"))
+        session.commit()
+        with desk.producer.transaction(join=joined(session)) as txn:
+            assert txn.session is session
+            with session.begin_nested() as part:
+                session.add(Effect(id="undone"))
+                session.flush()
+                part.rollback()
+            session.execute(sqlalchemy.insert(Effect).values(id="core"))
+            txn.publish(desk.topic, {"id": "core-arrived"})
+            session.add(Effect(id="late"))  # flushed at the end of the block
+    desk.wait_effects("a-arrived", "core-arrived")
+    assert sorted(desk.effects()) == ["a", "a-arrived", "core", "core-arrived", "late"]
+    assert rows(desk.url, "SELECT note FROM effect WHERE id = 'a'") == [("by itself",)]
+
+
+def test_a_block_that_raises_takes_back_what_the_session_did(
+    desk: Desk, sessions: sessionmaker[Session]
+) -> None:
+    session = sessions()
+
+    def work(txn: Any) -> None:
+        session.add(Effect(id="a"))
+        session.flush()
+        txn.publish(desk.topic, {"id": "never"})
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        block(desk, session, work)
+    assert not session.in_transaction()
+    publish(desk, session, "b")
+    assert desk.effects() == ["b"]
+
+
+@pytest.mark.parametrize("call", ["commit", "rollback", "close", "invalidate"])
+def test_a_session_does_not_end_the_transaction_that_it_was_joined_to(
+    desk: Desk, sessions: sessionmaker[Session], call: str
+) -> None:
+    """Told before anything happens; the block can go on, and afterwards the session is as it was."""
+    session = sessions()
+    with desk.producer.transaction(join=joined(session)):
+        session.add(Effect(id="a"))
+        with pytest.raises(LifecycleError, match=rf"session\.{call}\(\) would end the transaction"):
+            getattr(session, call)()
+        assert desk.effects() == []
+    assert desk.effects() == ["a"]
+    session.add(Effect(id="b"))
+    session.commit()
+    assert desk.effects() == ["a", "b"]
+
+
+def test_sessions_that_can_not_be_joined_are_refused_and_left_alone(
+    desk: Desk, sessions: sessionmaker[Session], stack: Stack, unique: str
+) -> None:
+    """With a transaction of their own, another database, a connection, no session at all."""
+
+    def refused(session: Any, error: type[Exception], said: str) -> None:
+        with pytest.raises(error, match=said), desk.producer.transaction(join=joined(session)):
+            raise AssertionError("the block began")
+
+    session = sessions()
+    session.add(Effect(id="own"))
+    session.flush()
+    refused(session, LifecycleError, "has a transaction already")
+    session.commit()
+    assert desk.effects() == ["own"]
+    other = sessionmaker(engine_for(prepared_url(stack, f"{unique}_other")))()
+    refused(other, SettingsError, "is not the database of the producer or consumer")
+    empty = sessionmaker(engine_for(stack.database_url(f"{unique}_empty")))()
+    refused(empty, SettingsError, "without our tables")
+    with engine_for(desk.url).connect() as connection:
+        refused(Session(connection), SettingsError, "bound to a connection")
+    with pytest.raises(SettingsError, match="is a str"):
+        joined("session")  # type: ignore[arg-type]
+
+
+def test_a_session_without_an_engine_and_a_scoped_one_are_joined(
+    desk: Desk, sessions: sessionmaker[Session]
+) -> None:
+    publish(desk, Session(), "unbound")
+    scoped = scoped_session(sessions)
+    with desk.producer.transaction(join=joined(scoped)):
+        scoped.add(Effect(id="scoped"))
+    assert desk.effects() == ["unbound", "scoped"]
+
+
+def test_a_failed_flush_that_is_swallowed_commits_nothing(
+    desk: Desk, sessions: sessionmaker[Session]
+) -> None:
+    """SQLAlchemy took the session's work back in its own mind; ours must not commit a part of it."""
+    session = sessions()
+
+    def work(txn: Any) -> None:
+        session.add(Effect(id="a"))
+        session.flush()
+        session.add(Effect(id="x" * 65))  # too long for the column
+        with suppress(sqlalchemy.exc.DBAPIError):
+            session.flush()
+        txn.publish(desk.topic, {"id": "never"})
+
+    with pytest.raises(sqlalchemy.exc.PendingRollbackError):
+        block(desk, session, work)
+    assert desk.effects() == []
+    publish(desk, session, "b")
+    assert desk.effects() == ["b"]
+
+
+def test_ddl_and_a_swallowed_end_of_the_transaction_are_told(
+    desk: Desk, sessions: sessionmaker[Session]
+) -> None:
+    session = sessions()
+    for statement in ("CREATE TABLE made (id INT)", "COMMIT"):
+
+        def work(txn: Any, statement: str = statement) -> None:
+            session.execute(sqlalchemy.text(statement))
+            txn.publish(desk.topic, {"id": "never"})
+
+        with pytest.raises(TransactionLostError):
+            block(desk, session, work)
+
+
+def test_a_fence_in_the_way_is_told(desk: Desk, sessions: sessionmaker[Session]) -> None:
+    session = sessions()
+
+    def work(txn: Any) -> None:
+        session.add(Effect(id="a"))
+        with pymysql.connect(**parse_url(desk.url), autocommit=True) as beside, beside.cursor() as cursor:
+            cursor.execute(STATEMENTS["insert_log_row"], (txn.txn_id, 2, ""))
+        txn.publish(desk.topic, {"id": "never"})
+
+    with pytest.raises(FencedError):
+        block(desk, session, work)
+    assert desk.effects() == []
+
+
+@contextmanager
+def killed_before(url: str, at: int) -> Iterator[None]:
+    """Kill the connection of this thread's transaction before its query number `at`."""
+    thread, seen, query = threading.get_ident(), 0, WatchedConnection.query
+
+    def hooked(connection: WatchedConnection, sql: Any, unbuffered: bool = False) -> int:
+        nonlocal seen
+        if threading.get_ident() == thread:
+            seen += 1
+            if seen == at:
+                kill(url, connection.thread_id())
+        return query(connection, sql, unbuffered)
+
+    with mock.patch.object(WatchedConnection, "query", hooked):
+        yield
+    assert seen >= at
+
+
+def kill(url: str, connection_id: int) -> None:
+    """End a connection, and wait until the server has rolled its transaction back."""
+    with pymysql.connect(**parse_url(url)) as beside, beside.cursor() as cursor:
+        cursor.execute(f"KILL CONNECTION {connection_id}")
+    listed = "SELECT 1 FROM information_schema.processlist WHERE id = %s"
+    until(lambda: not rows(url, listed, (connection_id,)), "the connection is gone")
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_connection_killed_between_any_two_statements_has_one_truth(
+    desk: Desk, sessions: sessionmaker[Session], at: int
+) -> None:
+    """Either all of it, and a receipt; or nothing, and an error that says so."""
+    session = sessions()
+    publish(desk, session, "first")  # the dialect meets the server here
+    outcome: BaseException | None = None
+    with killed_before(desk.url, at):
+        try:
+            publish(desk, session, "a")
+        except Exception as error:  # noqa: BLE001 - which one is the question
+            outcome = error
+    if outcome is None:
+        assert "a" in desk.effects()
+    else:
+        assert isinstance(outcome, DatabaseUnavailableError), repr(outcome)
+        assert "a" not in desk.effects()
+    publish(desk, session, "afterwards")
+    assert desk.effects()[-1] == "afterwards"
+
+
+def test_a_handler_gets_a_session_whose_writes_commit_with_the_inbox_row(
+    desk: Desk, sessions: sessionmaker[Session]
+) -> None:
+    """Failures are taken back and counted, a duplicate has no second effect, a session is for one call."""
+    seen: list[Session] = []
+
+    def handle(txn: Transaction, delivery: Delivery) -> None:
+        seen.append(txn.session)
+        txn.session.add(Effect(id=delivery.json()["id"]))
+        if delivery.json()["id"] == "rejected":
+            txn.session.flush()
+            raise Reject("no")
+
+    desk.consumer(handle, join=joins(sessions))
+    desk.publish("a", "rejected", "b")
+    desk.wait_effects("a", "b")
+    until(lambda: rows(desk.url, "SELECT state FROM rmq_txn_parked"), "the rejected one is parked")
+    assert rows(desk.url, "SELECT state FROM rmq_txn_parked") == [(int(ParkedState.REJECTED),)]
+    assert sorted(desk.effects()) == ["a", "b"]
+    assert len(set(map(id, seen))) == len(seen)
+    assert not any(session.in_transaction() for session in seen)
+
+
+def test_without_a_join_there_is_no_session(desk: Desk, open_database: Callable[..., Database]) -> None:
+    with (
+        open_database(desk.url).transaction() as txn,
+        pytest.raises(LifecycleError, match="nothing was joined"),
+    ):
+        _ = txn.session

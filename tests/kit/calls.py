@@ -29,7 +29,7 @@ class Calls:
     """
 
     def __init__(self, *without: str) -> None:
-        self._nobodys = (__file__, *without)
+        self._nobodys = without
         self.ours: Counter[CodeType] = Counter()
         self.drivers: Counter[CodeType] = Counter()
 
@@ -58,7 +58,7 @@ class Calls:
         file = "" if asks is None else asks.f_code.co_filename
         if file.startswith(_DRIVER):
             self.drivers[frame.f_code] += 1
-        elif frame.f_code.co_filename not in self._nobodys:
+        elif file != __file__ and frame.f_code.co_filename not in self._nobodys:
             self.ours[frame.f_code] += 1
 
     def __str__(self) -> str:

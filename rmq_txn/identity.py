@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
-import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ def new_txn_id(unix_seconds: float | None = None) -> str:
     pruned as a key range. Unique by its random part; two ids of one millisecond have no order.
     """
     milliseconds = time.time_ns() // 1_000_000 if unix_seconds is None else int(unix_seconds * 1000)
-    return f"{milliseconds:012x}{secrets.token_hex(10)}"
+    return f"{milliseconds:012x}{os.urandom(10).hex()}"
 
 
 def is_txn_id(text: str) -> bool:

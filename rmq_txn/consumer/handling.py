@@ -43,7 +43,7 @@ from rmq_txn.errors import (
 )
 from rmq_txn.identity import made_at
 from rmq_txn.lifecycle import State
-from rmq_txn.logs import describe, get_logger
+from rmq_txn.logs import bind, describe, get_logger, unbind
 from rmq_txn.message import Delivery
 from rmq_txn.schema import Identity
 from rmq_txn.verdict import Answer
@@ -132,7 +132,8 @@ class Handling:
             "group": self._group,
         }
         # A native thread keeps nothing from one callback to the next, so the context is bound anew.
-        with structlog.contextvars.bound_contextvars(**fields):
+        bound = bind(**fields)
+        try:
             handler = self._routes.find(delivery)
             if handler is None:
                 return self._without_handler(delivery)
@@ -141,6 +142,8 @@ class Handling:
                 return self._to_the_end(delivery, partial(self._handle, delivery, handler))
             finally:
                 self.inside.reset(token)
+        finally:
+            unbind(bound)
 
     def _without_handler(self, delivery: Delivery) -> Answer:
         """Give it back: another process of the group may have a handler, or this one after its deployment."""

@@ -8,6 +8,7 @@ a transaction and commit the second half alone (docs/hazards.md, H1).
 from __future__ import annotations
 
 import os
+import queue
 import ssl
 import threading
 import time
@@ -160,7 +161,10 @@ class ConnectionPool:
         self.renewal = renewal or Renewal()
         self.size = size
         self._wait_seconds = wait_seconds
-        self._free = threading.BoundedSemaphore(size)
+        # One for each connection that may be lent. A semaphore of `threading` makes 13 function calls a loan.
+        self._permits = queue.SimpleQueue[None]()
+        for _ in range(size):
+            self._permits.put(None)
         self._lock = threading.Lock()
         self._pool: PooledDB | None = None
         self._pid = 0
@@ -186,15 +190,17 @@ class ConnectionPool:
             LifecycleError: closed, or used in another process before.
         """
         pool = self._opened()
-        if not self._free.acquire(timeout=self._wait_seconds):
+        try:
+            self._permits.get(timeout=self._wait_seconds)
+        except queue.Empty:
             raise DatabaseUnavailableError(
                 f"all {self.size} connections to {self.address} were busy for "
                 f"{self._wait_seconds:g} s; raise pool_size or shorten the transactions"
-            )
+            ) from None
         try:
             pooled = pool.dedicated_connection()
         except BaseException as error:
-            self._free.release()
+            self._permits.put(None)
             if isinstance(error, pymysql.err.MySQLError):
                 self.unavailable(error)
             raise
@@ -230,7 +236,7 @@ class ConnectionPool:
                 _close(pooled)
             pooled.close()
         finally:
-            self._free.release()
+            self._permits.put(None)
 
     def unavailable(self, error: pymysql.err.MySQLError) -> NoReturn:
         """Raise `DatabaseUnavailableError` for what the driver said."""

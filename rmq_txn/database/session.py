@@ -135,9 +135,16 @@ class Session:
                 was not sent.
             pymysql.err.MySQLError: anything else the server says, unchanged.
         """
-        self._prepare(sql)
+        if sql not in _OURS:
+            self._business = True
+        elif self._business:
+            self.settle()
         statement = self.cursor.mogrify(sql, args)  # before: bad arguments are no lost answer
-        return self._answered(lambda: self.cursor.execute(statement))
+        try:  # as `_answered`, in line: it is most of what is ever sent
+            return self.cursor.execute(statement)
+        except pymysql.err.MySQLError as error:
+            self._tell_if_unavailable(error)
+            raise
 
     def insert_new(self, sql: str, args: Any) -> bool:
         """
@@ -170,14 +177,11 @@ class Session:
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         """Run one statement for each row of arguments; errors as `execute`."""
-        self._prepare(sql)
-        return self._answered(lambda: self.cursor.executemany(sql, rows) or 0)
-
-    def _prepare(self, sql: str) -> None:
-        if sql in _OURS:
-            self.settle()
-        else:
+        if sql not in _OURS:
             self._business = True
+        elif self._business:
+            self.settle()
+        return self._answered(lambda: self.cursor.executemany(sql, rows) or 0)
 
     def settle(self) -> None:
         """
@@ -189,7 +193,11 @@ class Session:
         """
         if not self._business:
             return
-        self._answered(self.connection.read_results)
+        try:
+            self.connection.read_results()
+        except pymysql.err.MySQLError as error:
+            self._tell_if_unavailable(error)
+            raise
         if self.connection.elsewhere:
             # After USE as text. Tables of our names may be there too, but check-back looks here.
             self._answered(self.connection.select_home)
@@ -198,9 +206,12 @@ class Session:
         try:
             return run()
         except pymysql.err.MySQLError as error:
-            if self._is_unavailable(error):
-                self._pool.unavailable(error)
+            self._tell_if_unavailable(error)
             raise
+
+    def _tell_if_unavailable(self, error: pymysql.err.MySQLError) -> None:
+        if self._is_unavailable(error):
+            self._pool.unavailable(error)
 
     def _is_unavailable(self, error: BaseException) -> bool:
         # A transaction is read only because business code said so, or else because the server refuses writes.

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-import structlog
-
 from rmq_txn import schema
 from rmq_txn.database import Database
 from rmq_txn.database.join import Join, ended
@@ -22,7 +20,7 @@ from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.inflight import InFlight
 from rmq_txn.lifecycle import Lifecycle, State
-from rmq_txn.logs import get_logger
+from rmq_txn.logs import Bound, bind, get_logger, unbind
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.producer import txlog
 from rmq_txn.producer.parts import ProducerParts
@@ -275,9 +273,16 @@ class TransactionProducer:
                 f"{call} inside transaction {outer} of the same producer; publish in the outer one"
             )
         txn_id = parts.oracle.new_txn_id()
+        bound: Bound = {}
         try:
-            self._inside.set(txn_id)
-            with self._in_flight.one(), structlog.contextvars.bound_contextvars(txn_id=txn_id):
+            try:
+                self._inside.set(txn_id)
+                self._in_flight.add(txn_id)
+                bound = bind(txn_id=txn_id)
                 yield parts, txn_id
+            finally:
+                unbind(bound)
+                self._in_flight.remove(txn_id)
         finally:
             self._inside.set(None)  # as it was; no token, that Ctrl-C could keep from us
+            self._in_flight.remove(txn_id)  # if Ctrl-C kept the line above from it

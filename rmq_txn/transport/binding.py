@@ -42,6 +42,17 @@ _FLAG_SUBSCRIPTION = "_ZN8rocketmq11PullSysFlag17FLAG_SUBSCRIPTIONE"
 _GET_OFFSET_ID = "_ZNK8rocketmq12MQMessageExt14getOffsetMsgIdB5cxx11Ev"
 _SELF_CHECK_BODY = b"a\x00b\xff\x00" * 20
 
+# The vendor makes a member of an enumeration of what they return, two function calls each, 12 a half message;
+# `check_status` reads numbers as well.
+_STATUS_ALONE = (
+    "SetByteMessageBody",
+    "SetMessageKeys",
+    "SetMessageTags",
+    "SetMessageProperty",
+    "DestroyMessage",
+    "SendMessageTransaction",
+)
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -110,6 +121,8 @@ def ffi() -> Any:
     dll = table.dll
     for name in ("SetPushConsumerMessageTrace", "SetPushConsumerMaxCacheMessageSize"):
         getattr(dll, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
+    for name in _STATUS_ALONE:
+        getattr(dll, name).restype = ctypes.c_int
     _self_check(dll)
     return table
 

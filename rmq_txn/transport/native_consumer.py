@@ -79,11 +79,15 @@ class NativeConsumer(NativeClient):
         self._start(create, start)
 
     def _on_message(self, _consumer: int, message: int) -> int:
-        with self._in_flight.one():
+        call = object()
+        self._in_flight.add(call)
+        try:
             delivery = binding.read_delivery(message, self._broker.extra_properties)
             if not self._closing.is_set() and self._handled(delivery):
                 return binding.CONSUME_SUCCESS
             return self._give_back(message, delivery)
+        finally:
+            self._in_flight.remove(call)
 
     def _handled(self, delivery: Delivery) -> bool:
         try:

@@ -97,11 +97,15 @@ class NativeProducer(NativeClient):
         self._start(create, table.dll.StartProducer)
 
     def _on_check(self, _producer: int, message: int, _data: int | None) -> int:
-        with self._in_flight.one():
+        call = object()
+        self._in_flight.add(call)
+        try:
             if self._closing.is_set():
                 return binding.UNKNOWN
             check = Check(binding.read_property(message, "UNIQ_KEY"), binding.read_own_properties(message))
             return _code(self._check(check))
+        finally:
+            self._in_flight.remove(call)
 
     def _on_execute(self, _producer: int, message: int, token: int | None) -> int:
         return self._sends[token or 0](message)
@@ -142,31 +146,46 @@ class NativeProducer(NativeClient):
             nonlocal ran, failure
             ran = True
             try:
-                with signals.told():
+                try:
+                    signals.tell()
                     return _code(execute(binding.read_property(native, "UNIQ_KEY")))
+                finally:
+                    signals.hold()
             except BaseException as error:  # noqa: BLE001 - kept, and raised below
                 failure = error
                 return binding.UNKNOWN
 
         token = next(self._tokens)
         self._sends[token] = local_transaction
-        table = ffi()
-        result = table._CSendResult()  # noqa: SLF001 - the vendor names it so
         try:
-            with self._in_flight.one(), binding.native_message(message) as native:
-                # Read while counted: close() frees the client once nothing is counted.
-                self._refuse_unless_open()
-                with signals.held():
-                    status = table.dll.SendMessageTransaction(
-                        self._handle, native, self._execute_callback, token, ctypes.byref(result)
-                    )
+            try:
+                self._in_flight.add(local_transaction)
+                status = self._send(message, token, signals)
+            finally:
+                self._in_flight.remove(local_transaction)
         finally:
+            self._in_flight.remove(local_transaction)  # if Ctrl-C kept the line above from it
             del self._sends[token]
         if failure is not None:
             raise failure
         if ran:
             return None
         return binding.check_status(status) or "the broker's answer was not ok"
+
+    def _send(self, message: Outbound, token: int, signals: HeldSignals) -> int:
+        # Read while counted: close() frees the client once nothing is counted.
+        self._refuse_unless_open()
+        table = ffi()
+        result = table._CSendResult()  # noqa: SLF001 - the vendor names it so
+        with binding.native_message(message) as native:
+            try:
+                signals.hold()
+                status: int = table.dll.SendMessageTransaction(
+                    self._handle, native, self._execute_callback, token, ctypes.byref(result)
+                )
+            finally:
+                signals.tell()
+        return status
 
     def send_plain(self, message: Outbound, message_id: str) -> None:
         """See `ProducerTransport.send_plain`."""

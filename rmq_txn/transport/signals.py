@@ -10,71 +10,82 @@ exception can travel. Nothing is lost by it: Python runs no handler during nativ
 
 from __future__ import annotations
 
+# What `signal` is made of. That one turns numbers into enum members and back in Python: 100 of the 400
+# function calls of a transaction, for numbers that we only hand on (docs/decisions/0065).
+import _signal  # type: ignore[import-not-found]
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Final, TypeAlias
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 # Those for which programs have handlers that raise: to end, or for a timeout of their own.
-_HELD: Final = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGALRM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
+_HELD: Final = tuple(
+    map(
+        int,
+        (
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGHUP,
+            signal.SIGQUIT,
+            signal.SIGALRM,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+        ),
+    )
 )
 
 
-class HeldSignals:
-    """For one native call. Does nothing off the main thread, where Python runs no handlers."""
+class _MainThread:
+    """Which thread runs the handlers of signals; in a forked process it is the one that forked."""
 
     def __init__(self) -> None:
+        self.note()
+        os.register_at_fork(after_in_child=self.note)
+
+    def note(self) -> None:
+        self.id = threading.main_thread().ident
+
+
+_MAIN = _MainThread()
+
+
+class HeldSignals:
+    """
+    For one native call. Does nothing off the main thread, where Python runs no handlers.
+
+    `hold` before the library is called, `tell` in a `finally` after it; in its callback `tell` first, where
+    an exception can travel, and `hold` in a `finally` before it returns. What `tell` raises is a handler's.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = _HELD if threading.get_ident() == _MAIN.id else ()
         self._handlers: dict[int, _Handler] = {}
         self._came: list[int] = []
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let signals wait in this block: it calls the library."""
-        try:
-            self._hold()
-            yield
-        finally:
-            self._tell()
-
-    @contextmanager
-    def told(self) -> Iterator[None]:
-        """Let signals through again in this block of a callback, those that came meanwhile first."""
-        try:
-            self._tell()
-            yield
-        finally:
-            self._hold()
-
-    def _hold(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in _HELD:
-            handler = signal.getsignal(number)
+    def hold(self) -> None:
+        """Let signals wait from now on."""
+        for number in self._numbers:
+            # Asked each time: a program may set its handlers at any moment.
+            handler = _signal.getsignal(number)
             if callable(handler):  # not ignored, not the system's own, not one from C
                 self._handlers[number] = handler
-                signal.signal(number, self._remember)
+                _signal.signal(number, self._remember)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self._came.append(number)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Let signals through again, those that came meanwhile first."""
         try:
             for number, handler in list(self._handlers.items()):
-                signal.signal(number, handler)
+                _signal.signal(number, handler)
                 del self._handlers[number]
             while self._came:
-                signal.raise_signal(self._came.pop(0))
+                _signal.raise_signal(self._came.pop(0))
         finally:
             if self._handlers or self._came:
-                self._tell()  # a handler raised; the others are owed theirs
+                self.tell()  # a handler raised; the others are owed theirs

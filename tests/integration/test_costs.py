@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,9 @@ from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
 from rmq_txn.producer.checkback import Oracle
 from rmq_txn.producer.txlog import MAX_MESSAGES
-from rmq_txn.transport import Deliver
+from rmq_txn.transport import Deliver, binding
 from rmq_txn.verdict import Answer, Verdict
+from tests.kit.calls import Calls
 from tests.kit.proxy import Line, TcpProxy, proxied, through
 from tests.kit.transports import Wrapped
 from tests.kit.wait import until
@@ -38,6 +40,11 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "costs.md").read_text(enc
 ROW = re.compile(r"^\| ([^|]+?) \| (\d+) \| (`.+`) \|$", re.MULTILINE)
 COSTS = {what: re.findall(r"`(\w+)`", statements) for what, _, statements in ROW.findall(PAGE)}
 """The table of the page: which statements are sent, by name and in order."""
+CALLS = {
+    what: (int(ours), int(drivers))
+    for what, ours, drivers in re.findall(r"^\| ([^|]+?) \| (\d+) \| (\d+) \|$", PAGE, re.MULTILINE)
+}
+"""The other one: how many functions written in Python are called, ours and PyMySQL's."""
 
 YOURS = "INSERT INTO effect (id) VALUES (%s)"
 
@@ -213,3 +220,76 @@ def test_a_check_back_sends_the_statements_of_the_page(scales: Scales) -> None:
     unknown = new_txn_id()
     assert oracle.decide(unknown, 0, "never sent") is Verdict.ROLLBACK
     assert scales.meter.transaction_with(unknown) == COSTS["check-back, fenced"]
+
+
+def one_of(counts: list[Calls]) -> tuple[int, int]:
+    """Return the smallest of some counts: a collector may run beside one of them, and what it calls."""
+    least = min(counts, key=lambda calls: calls.ours.total())
+    print(least)
+    return least.ours.total(), least.drivers.total()
+
+
+def assert_as_on_the_page(what: str, counts: list[Calls]) -> None:
+    """At most so many; newer Pythons, which inline some, make up to a tenth less."""
+    ours, drivers = one_of(counts)
+    allowed_ours, allowed_drivers = CALLS[what]
+    assert 0.85 * allowed_ours <= ours <= allowed_ours
+    assert 0.85 * allowed_drivers <= drivers <= allowed_drivers
+
+
+def test_a_transaction_makes_the_function_calls_of_the_page(scales: Scales) -> None:
+    """On the main thread, where signals are held; warm, with logging off."""
+    producer = TransactionProducer(
+        group=f"g-{scales.topic}",
+        broker=RocketMQ(scales.name_server),
+        database=scales.database,
+        topics=[scales.topic],
+    )
+    scales.resources.enter_context(producer)
+
+    def form_a() -> None:
+        with producer.transaction() as txn:
+            txn.execute(YOURS, ("counted",))
+            txn.publish(scales.topic, {"n": 1})
+
+    def form_b() -> None:
+        message = Message(scales.topic, {"n": 1})
+        producer.send_in_transaction(message, lambda txn: txn.execute(YOURS, ("counted",)))
+
+    for what, form in (("form A, 1 message, calls", form_a), ("form B, 1 message, calls", form_b)):
+        form()
+        assert_as_on_the_page(what, [Calls(__file__).of(form) for _ in range(4)])
+
+
+def test_a_delivery_makes_the_function_calls_of_the_page(
+    scales: Scales, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the native client's call to our answer, on its thread."""
+    producer, counts = scales.producer(), list[Calls]()
+    guarding = binding.nothing_escapes
+
+    def counting(safe: int, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+            guarded = guarding(safe, what)(body)
+
+            def counted(*args: Any) -> Any:
+                calls = Calls(__file__)
+                with calls.counted():
+                    answer = guarded(*args)
+                counts.append(calls)
+                return answer
+
+            return counted
+
+        return decorate
+
+    monkeypatch.setattr(binding, "nothing_escapes", counting)
+    consumer = IdempotentConsumer(
+        group=f"c-{scales.topic}", broker=RocketMQ(scales.name_server), database=scales.database, threads=1
+    )
+    consumer.handles(scales.topic)(lambda txn, _delivery: txn.execute(YOURS, ("delivered",)))
+    scales.resources.enter_context(consumer)
+    for _ in range(5):
+        producer.send_in_transaction(scales.messages(1), lambda _txn: None)
+    until(lambda: len(counts) == 5, "five deliveries", 60)
+    assert_as_on_the_page("delivery, calls", counts[1:])

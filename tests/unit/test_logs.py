@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import io
 import json
 import logging
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from rmq_txn.logs import get_logger
+from rmq_txn.logs import bind, get_logger, unbind
+from tests.kit.calls import Calls
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -201,3 +203,26 @@ def test_an_applications_own_structlog_settings_do_not_change_our_lines() -> Non
     theirs, ours = ran.stdout.splitlines()
     assert json.loads(theirs) == {"event": "theirs"}
     assert ours == "rmq_txn.producer|ours a=1"
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_a_line_that_is_off_costs_one_check(level: str) -> None:
+    """The method of ours, and the library's question; nothing is assembled."""
+    logging.getLogger("rmq_txn.test_off").setLevel(logging.WARNING)
+    log = get_logger("test_off")
+    write = getattr(log, level)
+    write("warm")
+    assert Calls(__file__).of(lambda: write("off", field=1)).ours.total() == 2
+
+
+def test_what_was_bound_before_is_bound_again_also_in_another_context() -> None:
+    """A framework may end a block in a copy of its context, where a token can't be given back."""
+    context = structlog.contextvars.get_contextvars
+    outer = bind(txn_id="outer")
+    inner = bind(txn_id="inner", topic="t")
+    contextvars.copy_context().run(unbind, inner)
+    assert context() == {"txn_id": "inner", "topic": "t"}
+    unbind(inner)
+    assert context() == {"txn_id": "outer"}
+    unbind(outer)
+    assert context() == {}

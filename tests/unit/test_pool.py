@@ -160,7 +160,7 @@ def test_a_full_pool_is_told_after_the_wait_and_says_what_helps(closed_port: int
     parameters = parse_url(f"mysql://app:pw@127.0.0.1:{closed_port}/shop")
     pool = ConnectionPool(parameters, size=2, wait_seconds=0.05)
     for _ in range(2):
-        assert pool._free.acquire(timeout=0)
+        pool._permits.get(timeout=0)
     with pytest.raises(DatabaseUnavailableError) as caught:
         pool.borrow()
     assert str(caught.value) == (

@@ -125,14 +125,9 @@ class Handling:
 
     def deliver(self, delivery: Delivery) -> Answer:
         """Handle one delivery, on a thread of the transport; what it answers is final."""
-        fields = {
-            "txn_id": delivery.txn_id or "",
-            "message_id": delivery.message_id,
-            "topic": delivery.topic,
-            "group": self._group,
-        }
         # A native thread keeps nothing from one callback to the next, so the context is bound anew.
-        bound = bind(**fields)
+        txn_id, topic = delivery.txn_id or "", delivery.topic
+        bound = bind(txn_id=txn_id, message_id=delivery.message_id, topic=topic, group=self._group)
         try:
             handler = self._routes.find(delivery)
             if handler is None:

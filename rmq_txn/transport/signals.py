@@ -11,7 +11,7 @@ exception can travel. Nothing is lost by it: Python runs no handler during nativ
 from __future__ import annotations
 
 # What `signal` is made of. That one turns numbers into enum members and back in Python: 100 of the 400
-# function calls of a transaction, for numbers that we only hand on (docs/decisions/0065).
+# function calls of a transaction, for numbers that we only hand on (docs/decisions/0054).
 import _signal  # type: ignore[import-not-found]
 import os
 import signal

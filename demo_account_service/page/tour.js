@@ -6,12 +6,13 @@ import { tour } from "/page/texts.js";
 const $ = (id) => document.getElementById(id);
 let at = null; // the number of the step; null: no tour
 
-const button = () => document.querySelector(`[data-fault=${tour[at].fault}]`);
+// Below #buttons: the tour itself says its fault in an attribute of the same name.
+const button = () => document.querySelector(`#buttons [data-fault=${tour[at].fault}]`);
 
 export function drawTour(hasButtons) {
   $("tour-start").hidden = !hasButtons || at !== null;
   $("tour").hidden = at === null;
-  for (const one of document.querySelectorAll("[data-fault]")) one.classList.remove("is-next");
+  for (const one of document.querySelectorAll("#buttons [data-fault]")) one.classList.remove("is-next");
   if (at === null) return;
   const { title, text, fault, tutorial, api } = tour[at];
   $("tour").dataset.fault = fault;

@@ -16,7 +16,7 @@ from rmq_txn.consumer.publisher import Publisher
 from rmq_txn.consumer.routes import ANY_TAG, Handler, Routes
 from rmq_txn.consumer.upkeep import Upkeep
 from rmq_txn.database import Database
-from rmq_txn.database.join import Join
+from rmq_txn.database.transaction import Join
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop, run_until_signal

@@ -29,9 +29,8 @@ from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.consumer.publisher import Publisher
 from rmq_txn.consumer.routes import Handler, Routes
 from rmq_txn.database import Database
-from rmq_txn.database.join import Join
 from rmq_txn.database.pool import LOCK_ERRORS, error_code, is_lost_connection
-from rmq_txn.database.transaction import Transaction
+from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.deferred import call
 from rmq_txn.errors import (
     FencedError,
@@ -52,8 +51,7 @@ log = get_logger("consumer")
 
 _TRIES_IN_PROCESS = 4
 _LONGEST_PAUSE_SECONDS = 5.0
-_LAST_REDELIVERY = 16
-"""The broker buries what is given back once more."""
+_LAST_REDELIVERY = 16  # the broker buries what is given back once more
 _OLD_PROCESSES_SECONDS = 86_400.0
 """For how long after the upgrade of the tables processes of version 2 may still be about."""
 _TOO_LARGE = 1153
@@ -109,7 +107,7 @@ class Handling:
         self._database = database
         self._publisher = publisher
         self._transactions: Database | Publisher = publisher or database
-        self._join: Callable[[], Join | None] = join or (lambda: None)
+        self._join = join
         self._max_attempts = max_attempts
         self._closing = closing
         self.inside = contextvars.ContextVar("inside", default=False)
@@ -118,7 +116,7 @@ class Handling:
         self._upgraded_at: float | None = None  # messages from before it may have a row of version 2
 
     def prepare(self) -> Identity:
-        """Check our tables and learn what handling needs of the database, first; errors as `schema.check`."""
+        """Check our tables and learn what handling needs of the database; errors as `schema.check`."""
         identity = schema.check(self._database)
         self._upgraded_at = identity.upgraded_at
         return identity
@@ -126,8 +124,8 @@ class Handling:
     def deliver(self, delivery: Delivery) -> Answer:
         """Handle one delivery, on a thread of the transport; what it answers is final."""
         # A native thread keeps nothing from one callback to the next, so the context is bound anew.
-        txn_id, topic = delivery.txn_id or "", delivery.topic
-        bound = bind(txn_id=txn_id, message_id=delivery.message_id, topic=topic, group=self._group)
+        txn_id, message_id, topic = delivery.txn_id or "", delivery.message_id, delivery.topic
+        bound = bind(txn_id=txn_id, message_id=message_id, topic=topic, group=self._group)
         try:
             handler = self._routes.find(delivery)
             if handler is None:
@@ -190,7 +188,10 @@ class Handling:
         claim = self._claim(delivery)
         over_age = self.aging.is_over_age(delivery)
         try:
-            with self._ended_if_silent() as begun, self._transactions.transaction(join=self._join()) as txn:
+            with (
+                self._ended_if_silent() as begun,
+                self._transactions.transaction(join=self._join and self._join()) as txn,
+            ):
                 begun.append(txn)
                 if not inbox.claim(txn, self._group, claim.key, claim.former_key):
                     raise _DoneBefore  # noqa: TRY301 - out by ROLLBACK, a round trip less than COMMIT
@@ -336,7 +337,7 @@ class Handling:
     def _replay(self, key: str, delivery: Delivery, handler: Handler) -> bool:
         now = self._claim(delivery)  # another key if the user's function was mended, or version 2 parked it
         held = key in (now.key, now.former_key)  # by the parked row that we replay
-        with self._transactions.transaction(join=self._join()) as txn:
+        with self._transactions.transaction(join=self._join and self._join()) as txn:
             fresh = inbox.claim(txn, self._group, now.key, None if held else now.former_key)
             if not parking.unpark(txn, self._group, key):
                 raise _DoneBefore  # another replay was faster, or it was dropped: claim nothing

@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from rmq_txn.database import Database
-from rmq_txn.database.join import Join
-from rmq_txn.database.transaction import Transaction
+from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.lifecycle import State
 
 

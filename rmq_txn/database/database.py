@@ -10,12 +10,11 @@ from contextlib import contextmanager
 import pymysql
 
 from rmq_txn.database.connection import TRACK, ServerThread
-from rmq_txn.database.join import Join, ended
 from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, error_code, parse_url
 from rmq_txn.database.session import Session, SessionState
 from rmq_txn.database.sideline import Sideline
 from rmq_txn.database.sql import STATEMENTS
-from rmq_txn.database.transaction import Transaction
+from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.logs import get_logger
@@ -152,10 +151,6 @@ class Database:
             TransactionLostError: the server ended the transaction before COMMIT.
             InDoubtError: the answer to COMMIT was lost.
         """
-        with ended(join):
-            yield from self._transaction(read_only, join)
-
-    def _transaction(self, read_only: bool, join: Join | None) -> Iterator[Transaction]:
         session = self.begin(new_txn_id())
         try:
             txn = Transaction(session, join=join)
@@ -178,6 +173,9 @@ class Database:
             if told is not error:
                 raise told from error
             raise
+        finally:
+            if join is not None:
+                join.end()
 
     @contextmanager
     def check_session(self, txn_id: str) -> Iterator[Session]:

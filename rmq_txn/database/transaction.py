@@ -1,15 +1,18 @@
-"""What business code gets to see of a running transaction: statements, and no way to end it."""
+"""
+What business code gets to see of a running transaction: statements, and no way to end it.
+
+And the seam to somebody else's unit of work, such as an ORM's session, that shares it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import pymysql
 import pymysql.cursors
 
 from rmq_txn.database.connection import ServerThread
-from rmq_txn.database.join import Join
 from rmq_txn.database.pool import ConnectionPool
 from rmq_txn.database.session import Session, SessionState
 from rmq_txn.errors import LifecycleError
@@ -46,6 +49,40 @@ class ConnectionProxy:
                 "to commit, raise to roll back"
             )
         return getattr(self._open().lend_connection(), name)
+
+
+class Join(Protocol):
+    """
+    A session that works on the connection of one transaction of ours. For one thread, used once.
+
+    Its statements run between our first and our last one, so all that is promised of a transaction
+    holds for them: we begin, we end, and it is told.
+    """
+
+    @property
+    def session(self) -> Any:
+        """What business code works with."""
+
+    def begin(self, txn: Transaction) -> None:
+        """
+        Take the connection of `txn` for the session.
+
+        Raises:
+            LifecycleError, SettingsError: the session can't be joined; nothing of it was changed.
+        """
+
+    def flush(self) -> None:
+        """Send what the session holds back; before the half messages, so that what fails costs nothing."""
+
+    def commit(self, commit: Callable[[], None]) -> None:
+        """
+        Commit the session; `commit` is what ends the transaction, and is called once.
+
+        When this raises after `commit` returned, the transaction is committed all the same.
+        """
+
+    def end(self) -> None:
+        """Give the session back, rolled back unless it was committed; after the transaction ended."""
 
 
 class Transaction:

@@ -59,7 +59,7 @@ def joins(sessions: sessionmaker[Session]) -> Callable[[], SessionJoin]:
 
 
 class SessionJoin:
-    """See `rmq_txn.database.join.Join`; made by `joined` and `joins`."""
+    """See `rmq_txn.database.transaction.Join`; made by `joined` and `joins`."""
 
     def __init__(self, session: Session, *, closes: bool) -> None:
         if not isinstance(session, Session):

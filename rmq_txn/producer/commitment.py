@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rmq_txn.database import Database
-from rmq_txn.database.join import Join
 from rmq_txn.database.session import Session, SessionState
-from rmq_txn.database.transaction import Transaction
+from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.deferred import refuse_deferred
 from rmq_txn.errors import (
     BrokerUnavailableError,

@@ -14,8 +14,7 @@ from typing import TypeVar
 
 from rmq_txn import schema
 from rmq_txn.database import Database
-from rmq_txn.database.join import Join, ended
-from rmq_txn.database.transaction import Transaction
+from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.deferred import refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.inflight import InFlight
@@ -204,7 +203,7 @@ class TransactionProducer:
             LifecycleError: not running, or inside another transaction of this producer.
             Whatever else the block raises: rolled back, unchanged.
         """
-        with self._one_transaction("transaction()") as (parts, txn_id), ended(join):
+        with self._one_transaction("transaction()") as (parts, txn_id):
             messages: list[Message] = []
             receipts: list[Receipt[None]] = []
 
@@ -227,7 +226,11 @@ class TransactionProducer:
                 if told is not error:
                     raise told from error
                 raise
-            receipts.append(commitment.commit_block(session, join))
+            else:
+                receipts.append(commitment.commit_block(session, join))
+            finally:
+                if join is not None:
+                    join.end()
 
     def send_in_transaction(
         self, messages: Message | Sequence[Message], work: Callable[[Transaction], T]

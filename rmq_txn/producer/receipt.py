@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from rmq_txn.database.join import Join
 from rmq_txn.database.session import Session
-from rmq_txn.database.transaction import Transaction
+from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.errors import LifecycleError
 from rmq_txn.message import Message
 

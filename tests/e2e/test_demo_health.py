@@ -135,7 +135,7 @@ def test_an_old_outbox_row_is_a_problem_and_no_outage(demo: Demo, unique: str) -
             with database.cursor() as cursor:
                 assert cursor.execute("DELETE FROM rmq_txn_outbox WHERE message_id = 'OLD'") == 1
     # Not "ok": a process that an earlier test killed may be a problem of its own for a while.
-    until(lambda: not _with_problem(demo.account, "oldest outbox row"), "this problem is gone", 60)
+    until(lambda: not _with_problem(demo.account, "oldest outbox row"), "this problem is gone", 150)
 
 
 def _with_problem(service: DemoService, words: str) -> Answer | None:

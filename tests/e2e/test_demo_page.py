@@ -242,9 +242,12 @@ def test_the_tour_has_eight_steps_and_breaks_what_it_tells(
         expect(page.locator("#tour-title")).to_contain_text(f"{number}/8")
         expect(page.locator("#tour-more")).to_contain_text("docs/tutorial.md, step")
         faults.append(page.locator("#tour").get_attribute("data-fault"))
-        expect(page.locator(".is-next")).to_have_attribute("data-fault", faults[-1])
+        expect(page.locator("#buttons .is-next")).to_have_attribute("data-fault", faults[-1])
         if faults[-1] == "deliver_twice":
+            pressed = page.locator(".card", has_text="deliver_twice-")
+            before = pressed.count()
             page.click("#tour-break")
+            expect(pressed).to_have_count(before + 1)
             picture_ends(page, "deliver_twice")
             all_in_view(page, "#tour-title", "#now", "#scene")
             picture(page, f"tour-{size['width']}")

@@ -64,7 +64,7 @@ def test_whatever_a_handler_ends_with_is_counted(bench: Bench, end: BaseExceptio
     assert bench.effects() == [other.message_id]
     ((error,),) = rows(bench.url, "SELECT error FROM rmq_txn_parked")
     assert type(end).__name__.encode() in error
-    assert consumer.health().problems == ()
+    assert consumer.health().held == 0
 
 
 def test_what_dedup_key_ends_with_is_counted(bench: Bench) -> None:
@@ -266,7 +266,7 @@ def test_a_delivery_without_a_handler_is_given_back_to_its_last_and_then_parked(
     assert (bench.parked(), bench.inbox()) == ([], [])
     assert bench.deliver(replace(message, redeliveries=16)) is ACK
     assert bench.parked() == [(ParkedState.UNHANDLED, 0)]
-    (problem,) = consumer.health().problems
+    (problem,) = (found for found in consumer.health().problems if "no handler" in found)
     assert "with tag 'paid': 4 deliveries given back" in problem
     with pytest.raises(ValueError, match="for which this consumer has no handler"):
         consumer.replay(message.dedup_key)
@@ -300,5 +300,5 @@ def test_a_held_delivery_shows_in_health_and_spends_nothing(
     assert held == 1
     assert problem.startswith("1 deliveries are held: DatabaseUnavailableError: database ")
     assert "refuses to work now: The server is running with --read-only" in problem
-    assert consumer.health() == type(consumer.health())(0, ())
+    assert (consumer.health().held, consumer.health().problems) == (0, ())
     assert (bench.parked(), len(bench.effects())) == ([], 1)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pymysql
 
 from rmq_txn.database.connection import TRACK, ServerThread
-from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, error_code, parse_url
+from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, driver_error, error_code, parse_url
 from rmq_txn.database.session import Session, SessionState
 from rmq_txn.database.sideline import Sideline
 from rmq_txn.database.sql import STATEMENTS
@@ -168,7 +168,8 @@ class Database:
                 join.commit(session.commit)
         except BaseException as error:
             told = session.fail(error)
-            if session.state is SessionState.COMMITTING and isinstance(error, pymysql.MySQLError):
+            lost = isinstance(driver_error(error), pymysql.MySQLError)
+            if session.state is SessionState.COMMITTING and lost:
                 raise InDoubtError("the answer to COMMIT was lost", txn_id=session.txn_id) from error
             if told is not error:
                 raise told from error

@@ -22,6 +22,7 @@ from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import (
     DatabaseUnavailableError,
     FencedError,
+    InDoubtError,
     LifecycleError,
     SettingsError,
     TransactionLostError,
@@ -30,6 +31,7 @@ from rmq_txn.join.sqlalchemy import joined, joins
 from tests.conftest import prepared_url
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
+from tests.kit.statements import COMMIT, hooked
 from tests.kit.wait import until
 
 pytestmark = pytest.mark.servers
@@ -265,6 +267,27 @@ def test_a_connection_killed_between_any_two_statements_has_one_truth(
         assert "a" not in desk.effects()
     publish(desk, session, "afterwards")
     assert desk.effects()[-1] == "afterwards"
+
+
+def test_a_lost_answer_to_commit_is_resolved_or_in_doubt_as_without_a_session(
+    desk: Desk, sessions: sessionmaker[Session]
+) -> None:
+    """By the oracle for a producer; of a plain transaction nobody can say."""
+
+    def lost(_session: object, sql: str) -> None:
+        if sql == COMMIT:
+            raise pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
+
+    session = sessions()
+    with hooked(after=lost):
+        publish(desk, session, "a")
+        with (
+            pytest.raises(InDoubtError, match="the answer to COMMIT was lost"),
+            desk.database.transaction(join=joined(session)),
+        ):
+            session.add(Effect(id="b"))
+    assert desk.effects() == ["a", "b"]
+    publish(desk, session, "c")
 
 
 def test_a_handler_gets_a_session_whose_writes_commit_with_the_inbox_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import uuid
 from dataclasses import dataclass, field
@@ -176,6 +177,40 @@ def check(database: Database) -> Identity:
                 max_allowed_packet=packet_bytes,
             )
     return Identity(database_id, secret, None if upgraded_at is None else float(upgraded_at))
+
+
+def missing(database: Database) -> list[str]:
+    """
+    Return the columns and indexes of our tables that are not there, as `table.name`; none is right.
+
+    `check` looks at the version alone: who makes the tables with a tool of his own may have left
+    something out, and an index that is missing makes things slow, not wrong. Types are not compared.
+
+    Raises:
+        DatabaseUnavailableError: the database can't be asked.
+    """
+    wanted = _columns_and_indexes(SCHEMA)
+    tables = sorted({table for table, _ in wanted})
+    with database.check_session("schema") as session:
+        session.execute(STATEMENTS["list_columns_and_indexes"], (tables, tables))
+        found = {(_text(table), _text(name)) for table, name in session.cursor.fetchall()}
+    return [f"{table}.{name}" for table, name in wanted if (table, name) not in found]
+
+
+def _columns_and_indexes(script: str) -> list[tuple[str, str]]:
+    """Read the names of columns and indexes out of our DDL, where each has a line of its own."""
+    found = []
+    for table, body in re.findall(
+        r"CREATE TABLE IF NOT EXISTS (\w+) \((.*?)\n\) ENGINE", without_comments(script), re.DOTALL
+    ):
+        for line in filter(None, map(str.strip, body.split("\n"))):
+            first, second, *_ = line.replace("`", "").split()
+            found.append((table, {"PRIMARY": "PRIMARY", "KEY": second}.get(first, first)))
+    return found
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def _read_version(database: Database) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""`rmq-txn schema`: print or apply the tables of this package."""
+"""`rmq-txn schema`: print, apply or check the tables of this package."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ A password on the command line is visible to every user of the machine; in the v
 """
 
 
+_CHECK_EPILOG = f"""\
+Exit {exit_codes.OK}: as this package needs them. {exit_codes.NO_SCHEMA}: missing, of another version, or incomplete.
+Types of columns are not compared.
+"""
+
+
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add `schema` and its two commands."""
-    schema = commands.add_parser("schema", help="print or apply the tables of this package")
+    """Add `schema` and its commands."""
+    schema = commands.add_parser("schema", help="print, apply or check the tables of this package")
     actions = schema.add_subparsers(required=True, metavar="COMMAND")
 
     show = actions.add_parser("print", help="print the DDL, for your own migration tool")
@@ -34,6 +40,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_url(apply)
     apply.set_defaults(run=_apply)
+
+    check = actions.add_parser(
+        "check",
+        help="say version and identity; fail if a table, column or index is missing",
+        description="Look at the tables of this package, change nothing. For CI, and before a deployment.",
+        epilog=_CHECK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_url(check)
+    check.set_defaults(run=_check)
 
 
 def _print(_arguments: argparse.Namespace) -> int:
@@ -50,4 +66,19 @@ def _apply(arguments: argparse.Namespace) -> int:
         applied = schema.apply(database)
     done = "created" if applied.created else "upgraded" if applied.upgraded else "already there"
     say(f"{done}: schema version {applied.version}, database id {applied.database_id}")
+    return exit_codes.OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from rmq_txn import schema
+    from rmq_txn.errors import SchemaError
+
+    with opened(arguments) as database:
+        identity = schema.check(database)
+        missing = schema.missing(database)
+    if missing:
+        raise SchemaError(
+            f"the tables lack {', '.join(missing)}: compare them with `rmq-txn schema print`, add what is missing"
+        )
+    say(f"schema version {schema.VERSION}, database id {identity.database_id}")
     return exit_codes.OK

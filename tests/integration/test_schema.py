@@ -10,6 +10,7 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import Database, schema
+from rmq_txn.cli import exit_codes, main
 from rmq_txn.database.pool import parse_url
 from rmq_txn.database.sql import STATEMENTS, without_comments
 from rmq_txn.errors import SchemaError, TransactionLostError
@@ -156,3 +157,25 @@ def test_tables_and_statements_are_sound_in_every_sql_mode(database_url: str, sq
             if sql.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
                 text = sql.replace("IN %s", "IN (?)").replace("%s", "?").replace("%%", "%")
                 cursor.execute("PREPARE ours FROM %s", (text,))
+
+
+def test_what_a_migration_tool_left_out_is_named(
+    database: Database, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a command for CI; a version says nothing of columns and indexes."""
+    command = ["schema", "check", "--database-url", database_url]
+    assert main(command) == exit_codes.OK
+    database_id = schema.check(database).database_id
+    assert capsys.readouterr().out == f"schema version {schema.VERSION}, database id {database_id}\n"
+    schema.run_script(
+        database,
+        "ALTER TABLE rmq_txn_inbox DROP INDEX by_age; ALTER TABLE rmq_txn_outbox DROP COLUMN retry_at;"
+        "DROP TABLE rmq_txn_parked",
+    )
+    named = schema.missing(database)
+    assert named[:2] == ["rmq_txn_outbox.retry_at", "rmq_txn_inbox.by_age"]
+    assert {name.partition(".")[0] for name in named[2:]} == {"rmq_txn_parked"}
+    assert main(command) == exit_codes.NO_SCHEMA
+    assert "the tables lack rmq_txn_outbox.retry_at, rmq_txn_inbox.by_age, " in capsys.readouterr().err
+    schema.apply(database)
+    assert schema.missing(database) == ["rmq_txn_outbox.retry_at", "rmq_txn_inbox.by_age"]

@@ -31,6 +31,7 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "undo_probe": ((), 0),
     "read_uptime": ((), 1),
     "list_tables_without_transactions": ((), 0),
+    "list_columns_and_indexes": ((["rmq_txn_log"], ["rmq_txn_log"]), 4),
     "insert_producer": ((*MEMBER, 0, 0), 1),
     "note_producer": ((0, 1, *MEMBER), 1),
     "read_producers": (MEMBER[:1], 1),

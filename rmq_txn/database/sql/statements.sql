@@ -28,6 +28,13 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- What version 3 brought.
 SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
 
+-- name: list_columns_and_indexes
+-- Of our tables, for `rmq-txn schema check`: a migration tool may have left something out.
+SELECT table_name, column_name FROM information_schema.columns
+WHERE table_schema = DATABASE() AND table_name IN %s
+UNION SELECT table_name, index_name FROM information_schema.statistics
+WHERE table_schema = DATABASE() AND table_name IN %s
+
 -- name: list_tables_without_transactions
 -- For a warning at start: ROLLBACK does not undo what is written there.
 SELECT table_name, engine FROM information_schema.tables

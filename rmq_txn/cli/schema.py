@@ -18,7 +18,7 @@ A password on the command line is visible to every user of the machine; in the v
 
 
 _CHECK_EPILOG = f"""\
-Exit {exit_codes.OK}: as this package needs them. {exit_codes.NO_SCHEMA}: missing, of another version, or incomplete.
+Exit {exit_codes.OK}: as this package needs them. {exit_codes.NO_SCHEMA}: missing, of another version, incomplete.
 Types of columns are not compared.
 """
 
@@ -78,7 +78,7 @@ def _check(arguments: argparse.Namespace) -> int:
         missing = schema.missing(database)
     if missing:
         raise SchemaError(
-            f"the tables lack {', '.join(missing)}: compare them with `rmq-txn schema print`, add what is missing"
+            f"the tables lack {', '.join(missing)}: compare with `rmq-txn schema print`, add what is missing"
         )
     say(f"schema version {schema.VERSION}, database id {identity.database_id}")
     return exit_codes.OK

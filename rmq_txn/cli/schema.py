@@ -18,7 +18,7 @@ A password on the command line is visible to every user of the machine; in the v
 
 
 _CHECK_EPILOG = f"""\
-Exit {exit_codes.OK}: as this package needs them. {exit_codes.NO_SCHEMA}: missing, of another version, incomplete.
+Exit {exit_codes.OK}: as needed. {exit_codes.NO_SCHEMA}: missing, of another version, or incomplete.
 Types of columns are not compared.
 """
 

@@ -129,9 +129,11 @@ class SessionJoin:
     def flush(self) -> None:
         """See `Join.flush`."""
         self._session.flush()
+        self._running.require_whole()
 
     def commit(self, commit: Callable[[], None]) -> None:
         """See `Join.commit`."""
+        self._running.require_whole()
         if self._session.in_transaction():
             self._running.commit_with(commit)
             self._commit()
@@ -176,14 +178,16 @@ class _Line:
     """
     The DB-API connection that SQLAlchemy sees: ours, whose end is not its business.
 
-    Its `rollback` does nothing: SQLAlchemy calls it when a flush failed, and then refuses all further
-    work of the session, so that the block can only fail.
+    Its `rollback` sends nothing and is remembered. SQLAlchemy calls it when a flush failed, or when a
+    transaction object of its own is rolled back, and forgets work that the server still holds: such a
+    block can only fail.
     """
 
     def __init__(self, txn: Transaction) -> None:
         self._connection = txn.connection
         self._commit: Callable[[], None] | None = None
         self._over = False
+        self.undone = False
 
     def commit_with(self, commit: Callable[[], None]) -> None:
         """Let the next `commit` be this one."""
@@ -201,7 +205,16 @@ class _Line:
             commit()
 
     def rollback(self) -> None:
-        """Do nothing, see above."""
+        """Send nothing, but remember: what SQLAlchemy took back must not be committed."""
+        self.undone = True
+
+    def require_whole(self) -> None:
+        """Raise LifecycleError if SQLAlchemy took back what the server still holds."""
+        if self.undone:
+            raise LifecycleError(
+                "the session was rolled back inside the block, nothing is committed; raise to roll back, "
+                "use begin_nested() for a part"
+            )
 
     def close(self) -> None:
         """Do nothing: the connection is lent."""
@@ -229,7 +242,9 @@ _lines = _Lines()
 
 def _connection_over(line: _Line) -> sqlalchemy.Connection:
     _lines.line = line
-    return _lines.engine.connect()
+    connection = _lines.engine.connect()
+    line.undone = False  # the dialect's first look at a server ends in a rollback
+    return connection
 
 
 def _text(value: bytes | str) -> str:

@@ -186,7 +186,64 @@ def test_a_failed_flush_that_is_swallowed_commits_nothing(
             session.flush()
         txn.publish(desk.topic, {"id": "never"})
 
-    with pytest.raises(sqlalchemy.exc.PendingRollbackError):
+    with pytest.raises((LifecycleError, sqlalchemy.exc.PendingRollbackError)):
+        block(desk, session, work)
+    assert desk.effects() == []
+    publish(desk, session, "b")
+    assert desk.effects() == ["b"]
+
+
+ROLLED_BACK: dict[str, Callable[[Session], object]] = {
+    "block of a transaction left by an exception": lambda session: _left_by_an_exception(session),
+    "transaction object": lambda session: (_flushed(session), session.get_transaction().rollback()),  # type: ignore[union-attr]
+    "class": lambda session: (_flushed(session), Session.rollback(session)),
+    "after a failed flush": lambda session: _failed_flush(session),
+    "commit of a transaction object": lambda session: _committed_by_object(session),
+    "then more work": lambda session: (_left_by_an_exception(session), _flushed(session, "later")),
+}
+
+
+def _flushed(session: Session, id_: str = "taken back") -> None:
+    session.add(Effect(id=id_))
+    session.flush()
+
+
+def _left_by_an_exception(session: Session) -> None:
+    with suppress(ValueError), session.begin():
+        _flushed(session)
+        raise ValueError("mine")
+
+
+def _failed_flush(session: Session) -> None:
+    _flushed(session)
+    with suppress(sqlalchemy.exc.DBAPIError):
+        _flushed(session, "x" * 65)  # too long for the column
+    transaction = session.get_transaction()
+    assert transaction is not None
+    transaction.rollback()
+
+
+def _committed_by_object(session: Session) -> None:
+    _flushed(session)
+    transaction = session.get_transaction()
+    assert transaction is not None
+    with suppress(LifecycleError):
+        transaction.commit()
+
+
+@pytest.mark.parametrize("way", ROLLED_BACK)
+def test_what_a_session_took_back_past_us_is_not_committed_with_the_message(
+    desk: Desk, sessions: sessionmaker[Session], way: str
+) -> None:
+    """SQLAlchemy forgets the work, and the server holds it still."""
+    session = sessions()
+
+    def work(txn: Any) -> None:
+        ROLLED_BACK[way](session)
+        txn.publish(desk.topic, {"id": "never"})
+
+    # SQLAlchemy itself refuses to go on after a COMMIT that failed.
+    with pytest.raises((LifecycleError, sqlalchemy.exc.PendingRollbackError), match="rolled back"):
         block(desk, session, work)
     assert desk.effects() == []
     publish(desk, session, "b")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pymysql
@@ -61,6 +62,21 @@ def connect(**parameters: Any) -> WatchedConnection:
     return WatchedConnection(**parameters)
 
 
+class _OptionalTls:
+    """The one context, made when it is needed first."""
+
+    def __init__(self) -> None:
+        self._context: Any = None
+
+    def __call__(self, make: Callable[[Any], Any]) -> Any:
+        if self._context is None:  # two threads may make two, and one stays
+            self._context = make({})
+        return self._context
+
+
+_optional_tls = _OptionalTls()
+
+
 class WatchedConnection(_Connection):
     """
     A PyMySQL connection that notices what its server says about the session. For one thread.
@@ -95,6 +111,20 @@ class WatchedConnection(_Connection):
         self.packet_bytes = 0
         self._as_new()
         super().__init__(client_flag=CLIENT.SESSION_TRACK, **parameters)
+
+    def _create_ssl_ctx(self, wanted: Any) -> Any:
+        """
+        Share the context of TLS that is taken if it is offered, and believes every certificate.
+
+        Making one reads all authorities of the system, 15 to 60 ms for each connection, to ask none of them.
+        If PyMySQL ever makes it in another way, this is not called, and all that is lost is that time.
+        """
+        if wanted:
+            return self._made_ssl_ctx(wanted)
+        return _optional_tls(self._made_ssl_ctx)
+
+    def _made_ssl_ctx(self, wanted: Any) -> Any:
+        return super()._create_ssl_ctx(wanted)  # type: ignore[misc]
 
     def connect(self, sock: Any = None) -> None:
         """Connect, and take what the session is then for what it should be."""

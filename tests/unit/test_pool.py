@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import pymysql
 import pytest
 
 from rmq_txn import Database, DatabaseUnavailableError
+from rmq_txn.database import connection
 from rmq_txn.database.pool import ConnectionPool, error_code, is_lost_connection, parse_url
 from rmq_txn.errors import LifecycleError, SettingsError
 
@@ -227,3 +229,25 @@ def test_errors_are_told_apart_by_number_never_by_text(
     """Only numbers of the driver count."""
     assert error_code(error) == code
     assert is_lost_connection(error) is lost
+
+
+def test_connections_that_trust_any_server_share_one_context_and_others_have_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Making one reads all authorities of the system: most of the time that it takes to connect."""
+    made: list[object] = []
+    create = ssl.create_default_context
+
+    def counted(**settings: object) -> ssl.SSLContext:
+        made.append(settings)
+        return create(**settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(connection, "_optional_tls", connection._OptionalTls())
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    three = [connection.WatchedConnection(defer_connect=True) for _ in range(3)]
+    assert len(made) == 1
+    assert {one.ctx.verify_mode for one in three} == {ssl.CERT_NONE}  # type: ignore[attr-defined]
+    own = create()
+    strict = connection.WatchedConnection(defer_connect=True, ssl=own)
+    assert (strict.ctx, strict._ssl_required) == (own, True)  # type: ignore[attr-defined]
+    assert own.verify_mode is ssl.CERT_REQUIRED

@@ -18,7 +18,8 @@ import pymysql
 from devstack.errors import StackError
 from devstack.program import NotReadyError
 from devstack.settings import StackPorts, StackSettings
-from devstack.software import DatabaseSoftware, find
+from devstack.software import find
+from rmq_txn.testing.server_software import SMALL_SERVER, DatabaseSoftware, ServerError
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -32,18 +33,7 @@ _GRANTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCE
 
 
 # What every server of a stack is told, wherever it runs.
-OPTIONS = (
-    "--skip-name-resolve",
-    "--skip-log-bin",
-    "--character-set-server=utf8mb4",
-    "--innodb-flush-log-at-trx-commit=1",
-    "--innodb-buffer-pool-size=64M",
-    "--key-buffer-size=1M",
-    "--max-connections=300",
-    "--performance-schema=OFF",
-    "--tls-version=",  # no TLS: PyMySQL would use it when offered, and tests read and cut the line
-    "--loose-mysqlx=OFF",  # MySQL's second protocol would listen on a fixed port
-)
+OPTIONS = (*SMALL_SERVER, "--innodb-flush-log-at-trx-commit=1")
 
 
 class DatabaseServer:
@@ -130,7 +120,10 @@ class DatabaseServer:
         """Make the system tables; the data folder gets its name only once they are complete."""
         with tempfile.TemporaryDirectory(prefix="new-", dir=self._home) as temporary:
             data = Path(temporary) / "data"
-            software.make_system_tables(data)
+            try:
+                software.make_system_tables(data)
+            except ServerError as error:
+                raise StackError(str(error)) from error
             data.rename(self._home / software.data_folder)
 
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from devstack.debian import started_by_its_loader, unpacked
 from devstack.errors import StackError
-from devstack.machine import run_to_its_end
+from rmq_txn.testing import server_software as software
+from rmq_txn.testing.server_software import AS_ROOT, DatabaseSoftware, ServerError
 
 INSTALLED: Final = "installed"
 MYSQL: Final = "mysql"
 MARIADB_11: Final = "mariadb-11"
 DATABASES: Final = (INSTALLED, MYSQL, MARIADB_11)
 
-_INITIALISE_SECONDS = 120.0
-_VERSION_SECONDS = 30.0
-# Distributions put the server where ordinary users have no PATH to.
-_SERVER_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
-# Both servers refuse to run as root unless told so.
-_AS_ROOT: Final = ("--user=root",) if os.geteuid() == 0 else ()
 # What mariadb-install-db feeds to the server, without the help texts.
 _MARIADB_TABLES = (
     "mariadb_system_tables.sql",
@@ -33,49 +23,6 @@ _MARIADB_TABLES = (
     "maria_add_gis_sp_bootstrap.sql",
     "mariadb_sys_schema.sql",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatabaseSoftware:
-    """
-    A server program and how it makes the system tables of a new data folder.
-
-    Attributes:
-        brand: "MariaDB" or "MySQL".
-        command: starts it; the options that lead it to its own files are part of it.
-        initialise: the command that makes the system tables; it still lacks the data folder.
-        script: SQL that this command reads; None: it needs none.
-        data_folder: the name of its data, which no other server may open.
-    """
-
-    brand: str
-    command: tuple[str, ...]
-    initialise: tuple[str, ...]
-    data_folder: str
-    script: str | None = None
-
-    def make_system_tables(self, data: Path) -> None:
-        """Make a data folder with an administrator 'root'@'localhost' that has no password."""
-        data.mkdir()
-        command = [*self.initialise, f"--datadir={data}"]
-        text = " ".join(command)
-        try:
-            done = run_to_its_end(command, _INITIALISE_SECONDS, standard_input=self.script)
-        except subprocess.TimeoutExpired as exc:
-            raise StackError(
-                f"the database was not initialised within {_INITIALISE_SECONDS:g} s\ncommand: {text}"
-            ) from exc
-        if done.returncode != 0:
-            raise StackError(
-                f"cannot initialise the database (exit code {done.returncode})\n"
-                f"command: {text}\n{done.stdout[-4000:]}"
-            )
-
-    def version(self) -> str:
-        """Return what the server says it is, such as "MySQL 9.7.4-2"."""
-        said = run_to_its_end([*self.command, "--version"], _VERSION_SECONDS).stdout
-        found = re.search(r"\bVer (\S+)", said)
-        return f"{self.brand} {found[1] if found else said.strip()}"
 
 
 def find(name: str, cache_folder: Path) -> DatabaseSoftware:
@@ -92,52 +39,17 @@ def find(name: str, cache_folder: Path) -> DatabaseSoftware:
     """
     if name == MARIADB_11:
         return _fetched_mariadb(cache_folder)
-    mariadb, mysql = _installed("mariadbd", "MariaDB"), _installed("mysqld", "MySQL")
     if name == MYSQL:
-        return _fetched_mysql(cache_folder) if mysql is None else _mysql((mysql,), "data-mysql-installed")
-    if mariadb is not None:
-        return _installed_mariadb(mariadb)
-    if mysql is not None:
-        return _mysql((mysql,), "data-mysql-installed")
-    raise StackError("neither mariadbd nor mysqld is installed, install one: apt-get install mariadb-server")
-
-
-def _installed(program: str, brand: str) -> str | None:
-    """Return the path of a server of this machine, unless it only has the name of another brand's."""
-    path = shutil.which(program, path=_SERVER_PATH)
-    if path is None:
-        return None
-    is_mariadb = "mariadb" in Path(path).resolve().name
-    return path if is_mariadb == (brand == "MariaDB") else None
-
-
-def _installed_mariadb(server: str) -> DatabaseSoftware:
-    installer = shutil.which("mariadb-install-db", path=_SERVER_PATH)
-    if installer is None:
-        raise StackError(f"{server} has no mariadb-install-db beside it: apt-get install mariadb-server")
-    # "normal": root may log in without the operating system's user, whoever runs the server.
-    normal = "--auth-root-authentication-method=normal"
-    return DatabaseSoftware(
-        brand="MariaDB",
-        command=(server, "--no-defaults", *_AS_ROOT),
-        initialise=(installer, "--no-defaults", *_AS_ROOT, normal, "--skip-test-db", "--skip-name-resolve"),
-        data_folder="data",
-    )
-
-
-def _mysql(server: tuple[str, ...], data_folder: str, *own_files: str) -> DatabaseSoftware:
-    command = (*server, "--no-defaults", *own_files, *_AS_ROOT)
-    return DatabaseSoftware(
-        brand="MySQL",
-        command=command,
-        initialise=(*command, "--initialize-insecure"),
-        data_folder=data_folder,
-    )
+        return software.installed_mysql() or _fetched_mysql(cache_folder)
+    try:
+        return software.installed()
+    except ServerError as error:
+        raise StackError(str(error)) from error
 
 
 def _fetched_mysql(cache_folder: Path) -> DatabaseSoftware:
     root = unpacked("mysql-server-core", cache_folder)
-    return _mysql(
+    return software.mysql(
         started_by_its_loader(root, "mysqld"),
         "data-mysql",
         f"--basedir={root / 'usr'}",
@@ -156,7 +68,7 @@ def _fetched_mariadb(cache_folder: Path) -> DatabaseSoftware:
         f"--basedir={root / 'usr'}",
         f"--lc-messages-dir={share}",
         f"--character-sets-dir={share / 'charsets'}",
-        *_AS_ROOT,
+        *AS_ROOT,
     )
     # Its mariadb-install-db starts the server by itself, with the machine's C library.
     begin = "CREATE DATABASE IF NOT EXISTS mysql;\nUSE mysql;\nSET @auth_root_socket = NULL;\n"

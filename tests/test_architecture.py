@@ -41,6 +41,13 @@ WRAPPED = {
     # An extra, so imported only where it is used; elsewhere for its types alone.
     "testcontainers": {"rmq_txn.testing.engine", "rmq_txn.testing.container"},
     "docker": {"rmq_txn.testing.engine"},
+    "pytest": {
+        "rmq_txn.testing.contract",
+        "rmq_txn.testing.contract.deliveries",
+        "rmq_txn.testing.contract.life",
+        "rmq_txn.testing.contract.messages",
+        "rmq_txn.testing.contract.verdicts",
+    },
     "sqlalchemy": {"rmq_txn.join.sqlalchemy"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {

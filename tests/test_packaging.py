@@ -107,7 +107,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert packed == expected
     assert "rmq_txn/py.typed" in packed
     assert any(name.endswith(".sql") for name in packed)
-    assert {name.split("/")[0].split("-")[-1] for name in names - packed} == {"info"}
+    beside = {name.split("/")[0].split("-")[-1] for name in names - packed}
+    assert beside == {"info", "pytest_rmq_txn.py"}
 
 
 def test_the_metadata_is_what_pyproject_says(wheel: Path) -> None:
@@ -118,6 +119,7 @@ def test_the_metadata_is_what_pyproject_says(wheel: Path) -> None:
         entry_points = opened.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     assert f"Version: {project_version()}" in lines
     assert "rmq-txn = rmq_txn.cli:run" in entry_points
+    assert "[pytest11]\nrmq_txn = pytest_rmq_txn" in entry_points
     required = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
     names = {re.split(r"[<>=]", line.removeprefix("Requires-Dist: "))[0] for line in required}
     # rsa: without it PyMySQL can't log in to a MySQL 8 that has its defaults and no TLS.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = get_logger("testing")
 
 HOST: Final = "127.0.0.1"
+MYSQL_IMAGE: Final = "mysql:8.4"
 
 # Below the range from which Linux takes the ports of outgoing connections: none of them, outside
 # or inside a container, sits on the port of a server that is about to start.
@@ -73,6 +74,25 @@ def with_engine() -> Iterator[None]:
         ) from exc
 
 
+@contextmanager
+def mysql_container() -> Iterator[str]:
+    """
+    Run MySQL 8.4 in a container for this block; the value is the URL of an empty database.
+
+    Raises:
+        ContainerError: testcontainers or an engine is missing, or it did not start.
+    """
+    with with_engine():
+        from testcontainers.community.mysql import MySqlContainer
+
+        container = MySqlContainer(MYSQL_IMAGE)
+    start(container)
+    try:
+        yield container.get_connection_url()
+    finally:
+        container.stop()
+
+
 def start_on_free_ports(
     count: int, make: Callable[[list[int]], DockerContainer]
 ) -> tuple[DockerContainer, list[int]]:
@@ -85,7 +105,7 @@ def start_on_free_ports(
     attempt = 0
     while True:
         attempt += 1
-        ports = _free_ports(count)
+        ports = free_ports(count)
         container = make(ports)
         try:
             start(container)
@@ -170,7 +190,7 @@ def logs(container: DockerContainer, files: tuple[str, ...], lines: int) -> str:
     return "\n".join(parts)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on now; somebody may before we do."""
     found: list[int] = []
     while len(found) < count:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-pytest.register_assert_rewrite("tests.contract.suite", "tests.contract.desk")
+pytest.register_assert_rewrite("rmq_txn.testing.contract")
 
 from devstack import LocalStack  # noqa: E402 - after the rewrite is registered
-from rmq_txn.transport import Transport  # noqa: E402
-from tests.contract.desk import Desk  # noqa: E402
+from rmq_txn.testing.contract import desk  # noqa: E402
+
+__all__ = ["desk", "new_topic"]
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +25,3 @@ def new_topic(stack: LocalStack) -> Callable[[], str]:
         return name
 
     return create
-
-
-@pytest.fixture(scope="class")
-def desk(
-    request: pytest.FixtureRequest,
-    transport: Transport,
-    new_topic: Callable[[], str],
-) -> Iterator[Desk]:
-    """Return the desk that the tests of one suite share."""
-    with Desk(transport, new_topic, request.cls.features) as desk:
-        yield desk

@@ -8,8 +8,7 @@ import pytest
 
 from devstack import LocalStack
 from rmq_txn import RocketMQ
-from tests.contract.desk import Features
-from tests.contract.suite import TransportContract
+from rmq_txn.testing.contract import Features, TransportContract
 
 pytestmark = pytest.mark.servers
 

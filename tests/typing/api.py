@@ -22,7 +22,9 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
+from rmq_txn.testing import CrashPoints, MemoryBroker
 from rmq_txn.transport import ProducerTransport, Transport
+from rmq_txn.transport.wrapped import Wrapped
 
 database = Database.mysql("mysql://app:pw@127.0.0.1:3306/shop", pool_size=4)
 broker = RocketMQ("127.0.0.1:9876")
@@ -107,3 +109,24 @@ def wrong(delivery: Delivery) -> None:
 def outcome(error: InDoubtError) -> str:
     """Read what an outcome carries."""
     return error.txn_id
+
+
+# What the tests of a service use: the memory broker is a transport, the plugin's fixtures are callables.
+def crash_test(memory: MemoryBroker, crash_at: Callable[..., None]) -> None:
+    """Use the broker in memory as any other."""
+    TransactionProducer(group="g", broker=memory, database=database, topics=["t"])
+    IdempotentConsumer(group="c", broker=memory, database=database)
+    assert_type(memory.advance(60), None)
+    assert_type(memory.story(), str)
+    assert_type(memory.dead_letters("c"), tuple[Delivery, ...])
+    crash_at("after_commit")
+    memory.crash_at("after_commit")
+    memory.crash_at("after_lunch")  # type: ignore[arg-type]
+    memory.refuse_send(1, True)  # type: ignore[call-arg]
+    MemoryBroker(topics=["t"], new_group_from="yesterday")  # type: ignore[arg-type]
+    TransactionProducer(
+        group="g",
+        broker=Wrapped(memory, CrashPoints()),
+        database=database,
+        topics=["t"],
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from devstack import StackError, StackSettings, debian, software
+from rmq_txn.testing import server_software
 
 UNPACKED = ("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/sbin/mysqld", "usr/sbin/mariadbd")
 
@@ -25,7 +26,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that is the only one in which database servers of the machine are looked for."""
     folder = tmp_path / "sbin"
     folder.mkdir()
-    monkeypatch.setattr(software, "_SERVER_PATH", str(folder))
+    monkeypatch.setattr(server_software, "_SERVER_PATH", str(folder))
     return folder
 
 

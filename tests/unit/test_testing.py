@@ -55,7 +55,7 @@ def test_without_testcontainers_the_error_is_the_command(
     for name in [name for name in sys.modules if name.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    for first in (RocketMQContainer().start, new_network):
+    for first in (RocketMQContainer().start, new_network, engine.mysql_container().__enter__):
         with pytest.raises(ContainerError, match=r"pip install 'rmq-txn\[testing\]'"):
             first()
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from rmq_txn.identity import PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Delivery, Message, Outbound
+from rmq_txn.testing.waiting import until
 from rmq_txn.transport import Check, ConsumerTransport, ProducerTransport, Transport
 from rmq_txn.verdict import Answer, Verdict
-from tests.kit.known import CLOSE_SECONDS, known_producer
-from tests.kit.wait import until
 
 OWNER = "contract@tests"
+CLOSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,20 @@ class Desk:
         self, check: Callable[[Check], Any] | None = None, *, group: str | None = None
     ) -> ProducerTransport:
         """Start another producer client that its broker knows; it is closed with the desk."""
-        return known_producer(
-            lambda: self.transport.producer(group or self.group, check or self.answer_check),
-            self.topic,
-            self.resources,
-        )
+        return self._started(group or self.group, check, [self.topic])
 
     def new_silent_producer(
         self, check: Callable[[Check], Any] | None = None, *, group: str
     ) -> ProducerTransport:
         """Start another producer client that has sent nothing; it is closed with the desk."""
+        return self._started(group, check, [])
+
+    def _started(
+        self, group: str, check: Callable[[Check], Any] | None, topics: Sequence[str]
+    ) -> ProducerTransport:
         producer = self.transport.producer(group, check or self.answer_check)
         self.resources.callback(producer.close, CLOSE_SECONDS)
-        producer.start()
+        producer.start(topics)
         return producer
 
     def new_consumer(

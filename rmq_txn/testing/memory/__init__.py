@@ -1,0 +1,1 @@
+"""A broker in this process, for unit tests of services; `rmq_txn.testing.MemoryBroker` is its public name."""

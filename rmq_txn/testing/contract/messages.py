@@ -9,6 +9,7 @@ import pytest
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
 from rmq_txn.testing.contract.desk import Desk, Features
 from rmq_txn.testing.contract.scripts import own_properties
+from rmq_txn.verdict import Verdict
 
 
 class MessageContract:
@@ -64,8 +65,9 @@ class MessageContract:
     def test_a_plain_message_arrives_as_its_half_message_did(self, desk: Desk) -> None:
         """Nobody can tell the two deliveries apart but by their time, so the inbox takes them for one."""
         properties = {"名字": "值 \U0001f600", "Case": "a=b;c,d"}
-        message = desk.message(bytes(range(256)) * 64, key="键-1", tag="标签", properties=properties)
-        message_id = desk.send(message)
+        message, message_id = desk.send_at_once(
+            Verdict.COMMIT, body=bytes(range(256)) * 64, key="键-1", tag="标签", properties=properties
+        )
         desk.wait_delivered(message)
         desk.producer.send_plain(message, message_id)
         desk.wait_delivered(message, times=2)

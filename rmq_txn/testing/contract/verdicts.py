@@ -58,13 +58,10 @@ class VerdictContract:
 
     def test_a_message_of_unknown_fate_is_asked_about_and_gets_the_answer(self, desk: Desk) -> None:
         """COMMIT delivers, ROLLBACK drops, and neither a committed nor a rolled-back one is asked about."""
-        kept = desk.message(on_check=Script(COMMIT))
-        dropped = desk.message(on_check=Script(ROLLBACK))
-        committed, rolled_back = desk.message(), desk.message()
-        desk.send(committed)
-        desk.send(rolled_back, ROLLBACK)
-        kept_id = desk.send(kept, UNKNOWN)
-        dropped_id = desk.send(dropped, UNKNOWN)
+        committed, _ = desk.send_at_once(COMMIT)
+        rolled_back, _ = desk.send_at_once(ROLLBACK)
+        kept, kept_id = desk.send_at_once(UNKNOWN, on_check=Script(COMMIT))
+        dropped, dropped_id = desk.send_at_once(UNKNOWN, on_check=Script(ROLLBACK))
         desk.wait_asked(kept, dropped)
         desk.wait_delivered(kept)
         assert desk.checks_of(kept)[0] == Check(kept_id, own_properties(kept.properties))

@@ -17,6 +17,8 @@ PROPERTY_STAMP = "rmq_txn_stamp"
 PROPERTY_NAMES = "rmq_txn_names"
 MAX_DEDUP_KEY_BYTES = 255
 OWN_PROPERTIES = (PROPERTY_TXN_ID, PROPERTY_POSITION, PROPERTY_OWNER, PROPERTY_STAMP)
+# What a check-back is told of its half message; the last one is W3C's trace context (rmq_txn.telemetry).
+CHECK_PROPERTIES = (*OWN_PROPERTIES, "traceparent")
 
 _TXN_ID = re.compile(r"[0-9a-f]{32}")
 # Canonical and short: it becomes part of a key, and comes from whoever can send to the topic.

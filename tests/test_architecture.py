@@ -28,6 +28,7 @@ TIERS: dict[str, int] = {
     "rmq_txn.consumer": 4,  # a service may have only one of them
     "rmq_txn.join": 5,
     "rmq_txn.upkeep": 5,
+    "rmq_txn.telemetry": 5,
     "rmq_txn.testing": 5,
     "rmq_txn": 6,
     "rmq_txn.cli": 7,
@@ -49,6 +50,7 @@ WRAPPED = {
         "rmq_txn.testing.contract.verdicts",
     },
     "sqlalchemy": {"rmq_txn.join.sqlalchemy"},
+    "opentelemetry": {"rmq_txn.telemetry", "rmq_txn.telemetry.gauges", "rmq_txn.telemetry.hooks"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {
         "rmq_txn.database.connection",

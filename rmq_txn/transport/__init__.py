@@ -22,7 +22,7 @@ class Check:
     message_id: str
     """The id of the asked half message (`UNIQ_KEY`)."""
     properties: Mapping[str, str]
-    """The properties of this package found on it; a missing one is absent."""
+    """The properties of this package found on it, and `traceparent`; a missing one is absent."""
 
 
 Execute = Callable[[str], Verdict]

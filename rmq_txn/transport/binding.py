@@ -225,16 +225,16 @@ def read_property(handle: int, name: str) -> str:
     return (value or b"").decode("utf-8", "replace")
 
 
-def read_own_properties(handle: int) -> dict[str, str]:
-    """Read the properties of this package that are there."""
-    found = {name: read_property(handle, name) for name in OWN_PROPERTIES}
+def read_properties(handle: int, names: tuple[str, ...] = OWN_PROPERTIES) -> dict[str, str]:
+    """Read those of these properties that are there; the ones of this package, if none are named."""
+    found = {name: read_property(handle, name) for name in names}
     return {name: value for name, value in found.items() if value}
 
 
 def read_delivery(handle: int, extra_properties: tuple[str, ...]) -> Delivery:
     """Copy a received message; the pointer is valid inside its callback only."""
     dll = ffi().dll
-    properties = read_own_properties(handle)
+    properties = read_properties(handle)
     names = (*filter(None, read_property(handle, PROPERTY_NAMES).split(",")), *extra_properties)
     for name in names:
         if value := read_property(handle, name):

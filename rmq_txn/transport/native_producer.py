@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rmq_txn.errors import BrokerUnavailableError, LifecycleError
+from rmq_txn.identity import CHECK_PROPERTIES
 from rmq_txn.logs import get_logger
 from rmq_txn.message import MAX_BODY_BYTES, SCOUT_GROUP, Outbound
 from rmq_txn.remoting.cluster import ClusterSettings
@@ -102,7 +103,8 @@ class NativeProducer(NativeClient):
         try:
             if self._closing.is_set():
                 return binding.UNKNOWN
-            check = Check(binding.read_property(message, "UNIQ_KEY"), binding.read_own_properties(message))
+            properties = binding.read_properties(message, CHECK_PROPERTIES)
+            check = Check(binding.read_property(message, "UNIQ_KEY"), properties)
             return _code(self._check(check))
         finally:
             self._in_flight.remove(call)

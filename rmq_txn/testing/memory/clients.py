@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 from rmq_txn.errors import LifecycleError
-from rmq_txn.identity import OWN_PROPERTIES
+from rmq_txn.identity import CHECK_PROPERTIES
 from rmq_txn.inflight import InFlight
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Outbound
@@ -76,9 +76,8 @@ class MemoryProducer:
     def _asked(self, half: Stored) -> Verdict:
         if self._member.closing.is_set():
             return Verdict.UNKNOWN
-        properties = {
-            name: half.message.properties[name] for name in OWN_PROPERTIES if name in half.message.properties
-        }
+        given = half.message.properties
+        properties = {name: given[name] for name in CHECK_PROPERTIES if name in given}
         try:
             return _verdict(self._check(Check(half.message_id, properties)))
         except BaseException:  # as in the native client: a callback that raises decides nothing

@@ -85,16 +85,16 @@ function hear(event) {
   scheduleDraw();
 }
 
+// What only the timeline shows is drawn in bundles. Not by requestAnimationFrame: a tab in the background has none.
 const changed = new Set();
-let drawing = false;
+const BUNDLE_MILLISECONDS = 30;
+let drawing = null;
 function scheduleDraw() {
-  if (drawing) return;
-  drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
+  drawing ??= setTimeout(() => {
+    drawing = null;
     drawTimeline();
     refreshBooksSoon();
-  });
+  }, BUNDLE_MILLISECONDS);
 }
 
 // The picture.
@@ -112,7 +112,7 @@ function follow(txnId) {
   shown = new Set();
   current = null;
   for (const one of [before, followed]) if (transactions.has(one)) changed.add(one);
-  drawNow();
+  drawMoment();
   clearTimeout(clock);
   clock = setTimeout(showNext, 0); // what a button causes begins at once
 }
@@ -120,7 +120,7 @@ function follow(txnId) {
 const nextStep = () => (transactions.get(followed) ?? []).find((event) => !shown.has(event));
 const shownSteps = () => (transactions.get(followed) ?? []).filter((event) => shown.has(event));
 // The timeline is never ahead of the picture.
-const visible = (txnId, events) => (txnId === followed ? (shown.size > 0 ? shownSteps() : events.slice(0, 1)) : events);
+const visible = (txnId, events) => (txnId === followed ? shownSteps() : events);
 
 let replaying = false;
 let clock = null;
@@ -130,8 +130,14 @@ function showStep() {
   shown.add(event);
   current = event;
   changed.add(followed);
-  scheduleDraw();
+  drawMoment();
+  refreshBooksSoon();
+}
+
+// Picture, caption, badge and card are drawn in one go, of the same events: none of them is ever ahead.
+function drawMoment() {
   drawNow();
+  drawTimeline();
 }
 
 function showNext() {
@@ -153,9 +159,10 @@ function drawNow() {
   const scene = sceneOf(shownSteps());
   drawScene(scene, current && parts.rowOf(current));
   drawWaiting(scene);
-  const [symbol, name] = current ? states[parts.stateOf(shownSteps())] : ["", ["", ""]];
+  const state = parts.stateOf(shownSteps());
+  const [symbol, name] = states[state];
   $("badge").textContent = current ? `${symbol} ${say(name)}` : "";
-  $("badge").className = `badge ${current ? parts.stateOf(shownSteps()) : ""}`;
+  $("badge").className = `badge ${current ? state : ""}`;
   $("now").textContent = current ? parts.titleOf(current) : word("nothing");
   $("now").dataset.step = current ? `${current.service}.${current.step}` : "";
   $("sentence").textContent = current ? parts.sentenceOf(current) : "";
@@ -174,7 +181,6 @@ function replay() {
   follow(followed);
   replaying = true;
   setPaused(false);
-  drawNow();
   showNext();
 }
 
@@ -190,7 +196,7 @@ function drawTimeline() {
       if (old.open !== isOpen) old.open = isOpen;
       return old;
     }
-    const made = parts.card(txnId, visible(txnId, events), isOpen, moreButtons(txnId, events));
+    const made = parts.card(txnId, events, visible(txnId, events), isOpen, moreButtons(txnId, events));
     made.querySelector("summary").addEventListener("click", () => opened.set(txnId, !made.open));
     if (old && old.contains(document.activeElement)) queueMicrotask(() => made.querySelector("summary").focus());
     return made;
@@ -204,7 +210,7 @@ function drawTimeline() {
 function moreButtons(txnId, events) {
   const transferId = events.find((event) => event.transfer_id)?.transfer_id;
   const show = smallButton("show", () => { follow(txnId); replay(); });
-  if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(events)) && sent[transferId]) {
+  if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(visible(txnId, events))) && sent[transferId]) {
     return [" ", show, " ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
   }
   return [" ", show];

@@ -41,6 +41,7 @@ export function noteStart(event) {
 
 // The state of a transaction, from its steps in the order of their time.
 export function stateOf(events) {
+  if (events.length === 0) return "unseen";
   // Somebody else sent a half message in the service's producer group.
   if (!events.some((event) => event.transfer_id)) return "no_transfer";
   const committed = events.some((event) => event.service === "account" && event.step === "committed");
@@ -73,9 +74,9 @@ export function stateOf(events) {
 const time = (event) =>
   new Date(event.time).toLocaleTimeString("en-GB", { hour12: false }) + "." + event.time.slice(20, 23);
 
-// One transaction of the timeline; `more` are its buttons.
-export function card(txnId, events, isOpen, more) {
-  const state = stateOf(events);
+// One transaction of the timeline: `shown` of its events; `more` are its buttons.
+export function card(txnId, events, shown, isOpen, more) {
+  const state = stateOf(shown);
   const [symbol, name, sentence] = states[state];
   const transferId = events.find((event) => event.transfer_id)?.transfer_id ?? "";
   const badge = element("span", { class: `badge ${state}` }, `${symbol} ${say(name)}`);
@@ -85,7 +86,7 @@ export function card(txnId, events, isOpen, more) {
     element("summary", {}, element("strong", {}, transferId || word("no_transfer")), " ", badge),
     element("p", {}, say(sentence), ...more),
     element("p", { class: "id" }, `txn_id ${txnId}`),
-    element("ol", {}, ...events.map((event) => line(event))),
+    element("ol", {}, ...shown.map((event) => line(event))),
   );
   return made;
 }

@@ -113,6 +113,7 @@ export const steps = {
 // Symbol, name, sentence: colour is never the only signal.
 export const states = {
   no_transfer: ["∘", ["no transfer", "不是转账"], ["The broker asked about a half message that belongs to no transfer: another program sends in this producer group.", "Broker 来问一条不属于任何转账的半消息：有别的程序在用这个生产者组发送。"]],
+  unseen: ["·", ["not shown yet", "尚未演示"], ["The picture has not shown its first step yet.", "图中还没有演示它的第一步。"]],
   running: ["…", ["running", "进行中"], ["The transfer has begun and is not decided.", "转账已开始，尚无结果。"]],
   refused: ["✗", ["refused", "被拒绝"], ["The transfer did not happen. Nothing moved, and no consumer will get a message.", "转账没有成立。钱没有动，消费者也不会收到消息。"]],
   repeated: ["=", ["repeated", "重复请求"], ["Committed before under the same transfer_id; nothing moved again.", "同一 transfer_id 之前已提交，没有再次转账。"]],

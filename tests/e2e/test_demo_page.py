@@ -104,13 +104,44 @@ def all_in_view(page: Any, *selectors: str) -> None:
         assert box["y"] + box["height"] <= page.viewport_size["height"], selector
 
 
+# Notes after each change of the document what the picture, its caption, its badge and its card say.
+WATCH_MOMENTS = """() => {
+    window.moments = [];
+    const text = (selector) => document.querySelector(selector)?.textContent ?? "";
+    new MutationObserver(() => {
+        const id = text("#followed").split(" ").at(-1);
+        const card = [...document.querySelectorAll(".card")].find((one) => one.querySelector("summary strong").textContent === id);
+        const steps = [...(card?.querySelectorAll("ol li") ?? [])];
+        window.moments.push({
+            id,
+            caption: document.querySelector("#now").dataset.step,
+            steps: steps.map((one) => `${one.className}.${one.dataset.step}`),
+            badge: text("#badge"),
+            card: card?.querySelector(".badge").textContent ?? "",
+        });
+    }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
+}"""
+
+
+def own_card(page: Any, answer: str = "#form-answer") -> Any:
+    """Return the card of the transfer that the answer names; the newest one may be of a test before."""
+    expect(page.locator(answer)).to_contain_text("Committed")
+    return card(page, str(page.locator(answer).text_content()).split()[-1])
+
+
 def test_a_transfer_is_seen_from_form_to_points(page: Any, picture: Picture) -> None:
-    """Every step on its card, the picture on the last one, the invariant held."""
+    """Every step on its card, the picture on the last one, never apart; the invariant held."""
+    page.evaluate(WATCH_MOMENTS)
     page.fill("input[name=amount]", "12.34")
     page.click("form button")
-    expect(page.locator("#form-answer")).to_contain_text("Committed")
-    done = card(page, "transfer-")
+    done = own_card(page)
     expect(done).to_have_attribute("data-state", "done")
+    transfer_id = done.locator("summary strong").text_content()
+    moments = [one for one in page.evaluate("window.moments") if one["id"] == transfer_id and one["caption"]]
+    assert len({one["caption"] for one in moments}) >= 7
+    for one in moments:
+        assert one["steps"][-1:] == [one["caption"]], one
+        assert one["card"] == one["badge"], one
     steps = done.locator("ol li").evaluate_all("items => items.map((item) => item.dataset.step)")
     for step in (
         "local_running",

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from devstack.demo_page import DEFAULT_PORT, page_served
 from devstack.errors import StackError
 from devstack.keeper import kept_up
 from devstack.ledger import Ledger
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_FOLDER,
         help="where servers and logs live (default: %(default)s)",
     )
+    parser.add_argument("--page-port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
     parser.add_argument("--account-port", type=int, default=8001, help="default: %(default)s")
     parser.add_argument("--points-port", type=int, default=8002, help="default: %(default)s")
     return parser
@@ -81,11 +83,13 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _running(options) as tutorial:
-            if not options.once:
-                tutorial.show_page()
-            tutorial.run()
-            if not options.once:
-                _stay_up(tutorial)
+            if options.once:
+                tutorial.run()
+            else:
+                with page_served(tutorial.stack, tutorial.account, tutorial.points, options.page_port) as url:
+                    tutorial.show_page(url)
+                    tutorial.run()
+                    _stay_up(tutorial, url)
     except (StackError, DemoError) as exc:
         print(f"\ndemo: {exc}", file=sys.stderr)
         if isinstance(exc, DemoError):
@@ -104,6 +108,8 @@ def _running(options: argparse.Namespace) -> Iterator[Tutorial]:
     # Before the servers take their ten seconds.
     require_free_ports("the account service (--account-port)", [options.account_port])
     require_free_ports("the points service (--points-port)", [options.points_port])
+    if not options.once:
+        require_free_ports("the page (--page-port)", [options.page_port])
     settings = StackSettings.for_tests(options.folder)
     if options.fresh:
         forget_data(settings)
@@ -126,7 +132,7 @@ def _running(options: argparse.Namespace) -> Iterator[Tutorial]:
             start_together(account, points)
             say(f"account service on {account.url}, points service on {points.url}")
             with Ledger(stack) as ledger:
-                yield Tutorial(say, account, points, ledger)
+                yield Tutorial(say, stack, account, points, ledger)
         finally:
             stop_together(account, points)
     say("everything is stopped; the data stays for the next run")
@@ -157,12 +163,16 @@ class Tutorial:
 
     Args:
         say: prints.
+        stack: the servers, running.
         account: the account service, serving.
         points: the points service, serving.
         ledger: reads both databases behind the services' back.
     """
 
-    def __init__(self, say: Narrator, account: DemoService, points: DemoService, ledger: Ledger) -> None:
+    def __init__(
+        self, say: Narrator, stack: LocalStack, account: DemoService, points: DemoService, ledger: Ledger
+    ) -> None:
+        self.stack = stack
         self.account = account
         self.points = points
         self._say = say
@@ -171,11 +181,11 @@ class Tutorial:
         self._run = secrets.token_hex(3)
         self._parked: set[str] = set()  # of earlier runs: nothing comes of them before a person acts
 
-    def show_page(self) -> None:
+    def show_page(self, url: str) -> None:
         """Say where the page is, and open it where there is a screen: the steps can be watched there."""
-        self._say(f"the page is at {self.account.url}/ and shows the following steps as they happen")
+        self._say(f"the page is at {url}/ and shows the following steps as they happen")
         if any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
-            webbrowser.open(f"{self.account.url}/")
+            webbrowser.open(f"{url}/")
 
     def run(self) -> None:
         """Run all steps."""
@@ -358,7 +368,7 @@ class Tutorial:
             raise DemoError(f"waited {seconds:g} s for {what} in vain\n{logs}")
 
 
-def _stay_up(tutorial: Tutorial) -> None:
+def _stay_up(tutorial: Tutorial, page: str) -> None:
     """
     Print where to go on and wait for Ctrl-C or SIGTERM, which is a good end.
 
@@ -367,7 +377,7 @@ def _stay_up(tutorial: Tutorial) -> None:
     account, points = tutorial.account.url, tutorial.points.url
     print(
         f"""
-Open this page: {account}/
+Open this page: {page}/
 It shows each transfer step by step, and has buttons that break things.
 
 Everything stays up until Ctrl-C, and services that die are started again. By hand:

@@ -1,14 +1,15 @@
 // The picture: an envelope between three lanes, and database rows in their bracket. It is a function of
 // the events shown so far, so that nothing is drawn that did not happen.
 
-import { element, say, word } from "/page/parts.js";
+import { element, say } from "/page/parts.js";
 import { scene as texts } from "/page/texts.js";
 
 // Where everything is after these events of one transaction, in the order of their time.
 export function sceneOf(events) {
-  const scene = { account: "none", fence: false, message: "none", at: "account", points: "none", inbox: false, duplicate: "none", asked: false, since: null };
+  const scene = { account: "none", fence: false, message: "none", at: "account", points: "none", inbox: false, duplicate: "none", asked: false, since: null, killed: false };
   let applied = false; // the points are committed
   for (const event of events) {
+    if (event.service === "account") scene.killed = event.step === "killed";
     const known = reactions[`${event.service}.${event.step}`];
     if (known) known(scene, event, applied);
     if (event.step === "replayed" || (event.service === "points" && event.step === "committed")) applied = true;
@@ -85,15 +86,26 @@ export function drawScene(scene, row) {
   document.getElementById("bounce").textContent = scene.duplicate === "bounced" ? `↩ ${say(texts.bounced)}` : "";
 }
 
-// How long RocketMQ has been waiting for a word, while nobody has given it one.
-export function drawWaiting(scene) {
-  const waits = scene.message === "half" && scene.since !== null;
-  const seconds = waits ? Math.max(0, Math.floor((Date.now() - Date.parse(scene.since)) / 1000)) : 0;
-  document.getElementById("waiting").textContent = waits ? say(texts.waiting, seconds) : "";
+// How long RocketMQ will wait, or has waited, for a word, while nobody has given it one.
+export function drawWaiting(scene, now, checkBackSeconds) {
+  const waits = scene.message === "half" && scene.since !== null && !scene.asked;
+  const seconds = (now - Date.parse(scene.since)) / 1000;
+  const left = Math.ceil((checkBackSeconds ?? 0) - seconds);
+  let text = "";
+  if (waits && checkBackSeconds === null) text = say(texts.waiting, Math.max(0, Math.floor(seconds)));
+  else if (waits) text = left > 0 ? say(texts.asks_in, left) : say(texts.asks_now);
+  const place = document.getElementById("waiting");
+  if (place.textContent !== text) place.textContent = text;
 }
 
-// A service that does not answer: its lane is dashed, and says so.
-export function markAway(name, isAway) {
-  document.querySelector(`[data-lane=${name}]`).classList.toggle("is-away", isAway);
-  document.querySelector(`[data-away=${name}]`).textContent = isAway ? `✗ ${word("is_away")}` : "";
+// Away and frozen are how the servers are now; killed is what the shown step says.
+export function drawLanes(states, scene) {
+  for (const lane of document.querySelectorAll("[data-lane]")) {
+    const name = lane.dataset.lane;
+    const live = states[name] ?? "here";
+    const state = live === "here" && name === "account_service" && scene.killed ? "killed" : live;
+    if (lane.dataset.state === state) continue;
+    lane.dataset.state = state;
+    lane.querySelector("[data-away]").textContent = state === "here" ? "" : say(texts[`lane_${state}`]);
+  }
 }

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from devstack.demo_page import page_served
 from devstack.keeper import kept_up
 from tests.e2e.conftest import DELIVERY_SECONDS, Demo
 
@@ -33,6 +34,14 @@ ENDS_OF_PICTURE = {
 ENDS = ("done", "refused", "repeated", "rolled_back", "undone", "no_transfer")
 
 
+@pytest.fixture(scope="module")
+def url(demo_processes: Demo) -> Iterator[str]:
+    """Serve the page as the supervisor does, from a process that no button kills: this one."""
+    demo = demo_processes
+    with page_served(demo.stack, demo.account, demo.points, demo.first_port + 2) as url:
+        yield url
+
+
 @pytest.fixture
 def kept(demo: Demo) -> Iterator[Demo]:
     """Return both services under a supervisor; they serve again when it ends."""
@@ -44,7 +53,7 @@ def kept(demo: Demo) -> Iterator[Demo]:
 
 
 @pytest.fixture
-def page(chromium: Any, kept: Demo) -> Iterator[Any]:
+def page(chromium: Any, kept: Demo, url: str) -> Iterator[Any]:
     """Return an English tab; at its end no script may have failed and no policy been broken."""
     context = chromium.new_context(locale="en-US", viewport=LAPTOP)
     context.set_default_timeout(MILLISECONDS)
@@ -57,7 +66,7 @@ def page(chromium: Any, kept: Demo) -> Iterator[Any]:
 
     context.on("page", watch)
     tab = context.new_page()
-    tab.goto(kept.account.url)
+    tab.goto(url)
     expect(tab.locator("#accounts tr")).not_to_have_count(0)
     yield tab
     context.close()
@@ -288,15 +297,42 @@ def test_the_tour_has_eight_steps_and_breaks_what_it_tells(
     expect(page.locator("#tour-start")).to_be_focused()
 
 
-def test_a_silent_rocketmq_is_marked_and_only_that(page: Any) -> None:
-    """Frozen or killed: a state of its own, told by the service that needs it, and taken back."""
-    silent = {"status": "unavailable", "broker": "no answer", "database": "ok"}
-    page.route("**/health", lambda route: route.fulfill(status=503, json=silent))
-    expect(page.locator("[data-away=broker]")).to_have_text("✗ away")
-    expect(page.locator("[data-away=account_service]")).to_have_text("")
-    expect(page.locator("[data-away=points_service]")).to_have_text("")
-    page.unroute("**/health")
-    expect(page.locator("[data-away=broker]")).to_have_text("")
+@pytest.mark.parametrize(
+    ("lane", "state", "words"),
+    [
+        ("broker", "frozen", "❄ frozen"),
+        ("points_service", "frozen", "❄ frozen"),
+        ("points_service", "away", "✗ away"),
+        ("account_service", "away", "✗ away"),
+    ],
+)
+def test_what_is_away_or_frozen_is_marked_and_only_that(
+    page: Any, kept: Demo, picture: Picture, lane: str, state: str, words: str
+) -> None:
+    """A real process, stopped or killed; the mark goes when it serves again."""
+    server = {"broker": kept.stack.broker, "points_service": kept.points, "account_service": kept.account}[
+        lane
+    ]
+    strike, heal = (server.pause, server.resume) if state == "frozen" else (server.kill, lambda: None)
+    here = dict.fromkeys(("account_service", "broker", "points_service"), "here")
+    expect(page.locator("[data-lane][data-state=here]")).to_have_count(3)
+    page.evaluate(
+        """() => {
+            const lanes = [...document.querySelectorAll("[data-lane]")];
+            window.marks = [];
+            new MutationObserver(() => window.marks.push(lanes.map((one) => one.dataset.state).join()))
+                .observe(document.querySelector("#scene"), { subtree: true, attributeFilter: ["data-state"] });
+        }"""
+    )
+    strike()
+    try:
+        expect(page.locator(f"[data-lane={lane}] [data-away]")).to_have_text(words)
+        picture(page, f"{lane}-{state}")
+    finally:
+        heal()
+    expect(page.locator("[data-lane][data-state=here]")).to_have_count(3)
+    seen = set(page.evaluate("window.marks"))
+    assert seen == {",".join({**here, lane: state}.values()), ",".join(here.values())}
 
 
 def test_time_can_be_stopped_stepped_and_replayed(page: Any) -> None:
@@ -391,7 +427,8 @@ def test_a_poisoned_message_is_mended_by_its_button(page: Any, picture: Picture)
     page.locator("#mends [data-mend^=poison-]").first.dblclick()
     expect(parked).to_have_attribute("data-state", "done")
     picture_ends(page, "stop")
-    expect(page.locator("#mends button")).to_have_count(0)
+    expect(page.locator("#mends [data-mend]")).to_have_count(0)
+    expect(page.locator("#mends")).to_contain_text("mended")
     books_hold(page)
 
 
@@ -420,11 +457,11 @@ def test_a_reload_in_the_middle_loses_nothing(page: Any, picture: Picture) -> No
     books_hold(page)
 
 
-def test_two_tabs_see_the_same(kept: Demo, page: Any) -> None:
+def test_two_tabs_see_the_same(page: Any, url: str) -> None:
     """What one sends, both see; a third and a fourth do not starve them of connections."""
     others = [page.context.new_page() for _ in range(3)]
     for other in others:
-        other.goto(kept.account.url)
+        other.goto(url)
         expect(other.locator("#accounts tr")).not_to_have_count(0)
     page.click("form button")
     expect(page.locator("#form-answer")).to_contain_text("Committed")
@@ -434,10 +471,10 @@ def test_two_tabs_see_the_same(kept: Demo, page: Any) -> None:
         expect(card(other, transfer_id)).to_have_attribute("data-state", "done")
 
 
-def test_two_tabs_break_at_the_same_time(kept: Demo, page: Any) -> None:
+def test_two_tabs_break_at_the_same_time(page: Any, url: str) -> None:
     """Each kill may hit the transfer of the other tab too; every one of them comes to an end."""
     other = page.context.new_page()
-    other.goto(kept.account.url)
+    other.goto(url)
     expect(other.locator("#accounts tr")).not_to_have_count(0)
     page.click("[data-fault=kill_after_commit]")
     other.click("[data-fault=kill_before_commit]")

@@ -16,10 +16,12 @@ from typing import Final
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse
 
 from demo_account_service.page.lanes import AWAY, FROZEN, HERE, States, lanes
 from demo_account_service.page.neighbour import ACCOUNT, POINTS, Relay
 from demo_account_service.page.routes import create_page_router
+from demo_chassis.answers import error_answer
 from demo_chassis.events import EventFile
 from demo_chassis.limits import Limits, server_settings
 from devstack.errors import StackError
@@ -27,8 +29,12 @@ from devstack.local import LocalStack
 from devstack.machine import require_free_ports
 from devstack.server import Server, poll_until
 from devstack.services import HOST, DemoService, events_path
+from devstack.settings import CHECKOUT
 
 DEFAULT_PORT: Final = 8000
+
+_DOCUMENTS = CHECKOUT / "docs"
+_PLAIN = {"X-Content-Type-Options": "nosniff"}
 
 _START_SECONDS = 60.0  # beside other work; it takes a moment
 _RECEIVE_SECONDS = 10.0
@@ -156,6 +162,12 @@ def _make_app(
         is_stopping=stopping.is_set,
     )
     app.include_router(page)
+
+    @app.get("/docs/{name}")
+    def show_document(name: str) -> Response:
+        if name not in {path.name for path in _DOCUMENTS.glob("*.md")}:
+            return error_answer(404, "http_404", f"the checkout has no document {name!r}")
+        return FileResponse(_DOCUMENTS / name, media_type="text/plain; charset=utf-8", headers=_PLAIN)
 
     @app.api_route("/points-service/{path}", methods=["GET", "POST"])
     async def pass_to_points(request: Request, path: str) -> Response:

@@ -6,18 +6,27 @@ import { element, say, word } from "/page/parts.js";
 import { ask } from "/page/requests.js";
 
 const $ = (id) => document.getElementById(id);
+const SYMBOLS = { holds: "✓", waits: "…", broken: "✗" };
 let books = { account: null, points: null };
 let hasPoints = false;
 let users = [];
+let isBehind = () => false; // whether the picture has yet to show what the books know already
 
 export const userNames = () => users;
 export function compareWithPoints(isThere) {
   hasPoints = isThere;
 }
+export function waitForPicture(isItBehind) {
+  isBehind = isItBehind;
+}
 
 let refreshing = false;
 let again = false;
 export async function refreshBooks() {
+  if (users.length > 0 && isBehind()) { // its next step asks again
+    drawLine("waits", word("books_wait"));
+    return;
+  }
   if (refreshing) {
     again = true;
     return;
@@ -25,10 +34,11 @@ export async function refreshBooks() {
   refreshing = true;
   const points = hasPoints ? await ask("/points-service/books") : { status: 404 };
   const [account, accounts, balances] = await Promise.all([ask("/books"), ask("/accounts"), hasPoints ? ask("/points-service/points") : { status: 404 }]);
+  refreshing = false;
+  if (users.length > 0 && isBehind()) return;
   books = { account: account.status === 200 ? account.body : null, points: points.status === 200 ? points.body : null };
   if (accounts.status === 200) drawAccounts(accounts.body.accounts, balances.status === 200 ? balances.body.points : null);
   drawChecks();
-  refreshing = false;
   if (again) {
     again = false;
     refreshBooksSoon();
@@ -60,15 +70,18 @@ export function drawChecks() {
     const adds = points.points === points.balances && (missing > 0 ? points.points <= account.points_due : points.points === account.points_due);
     found.push([adds ? (missing > 0 ? "waits" : "holds") : "broken", "points", account.points_due, points.points, points.balances]);
   }
-  const symbols = { holds: "✓", waits: "…", broken: "✗" };
   $("checks").replaceChildren(...found.map(([kind, text, ...values]) =>
-    element("li", { class: kind, "data-check": kind }, element("strong", {}, `${symbols[kind]} ${say(checks[kind])}`), ` ${say(checks[text], ...values)}`)));
+    element("li", { class: kind, "data-check": kind }, element("strong", {}, `${SYMBOLS[kind]} ${say(checks[kind])}`), ` ${say(checks[text], ...values)}`)));
   const worst = ["broken", "waits", "holds"].find((kind) => found.some(([one]) => one === kind));
   const [, text, ...values] = found.find(([kind]) => kind === worst);
-  const line = worst === "holds" && points !== null ? word("books_hold", account.transfers, points.entries) : say(checks[text], ...values);
-  $("books-line").dataset.check = worst;
-  $("books-line").className = worst;
-  $("books-line").replaceChildren(element("strong", {}, `${symbols[worst]} ${say(checks[worst])}`), ` ${line}`);
+  drawLine(worst, worst === "holds" && points !== null ? word("books_hold", account.transfers, points.entries) : say(checks[text], ...values));
+}
+
+function drawLine(kind, text) {
+  const line = $("books-line");
+  line.dataset.check = kind;
+  line.className = kind;
+  line.replaceChildren(element("strong", {}, `${SYMBOLS[kind]} ${say(checks[kind])}`), ` ${text}`);
 }
 
 function drawAccounts(accounts, points) {

@@ -2,10 +2,10 @@
 
 import { buttons, states } from "/page/texts.js";
 import * as parts from "/page/parts.js";
-import { compareWithPoints, drawChecks, refreshBooks, refreshBooksSoon, userNames, yuan } from "/page/books.js";
+import { compareWithPoints, drawChecks, refreshBooks, refreshBooksSoon, userNames, waitForPicture, yuan } from "/page/books.js";
 import { ask, askUntilAnswered, pause } from "/page/requests.js";
 import { drawLanes, drawScene, drawWaiting, sceneOf } from "/page/scene.js";
-import { drawTour, startTour } from "/page/tour.js";
+import { drawTour, linkDocuments, startTour } from "/page/tour.js";
 
 const { element, say, word } = parts;
 const $ = (id) => document.getElementById(id);
@@ -156,7 +156,7 @@ function drawNow() {
   const [symbol, name] = states[state];
   $("badge").textContent = current ? `${symbol} ${say(name)}` : "";
   $("badge").className = `badge ${current ? state : ""}`;
-  $("now").textContent = current ? parts.titleOf(current) : word("nothing");
+  $("now").textContent = current ? parts.captionOf(current) : word("nothing");
   $("now").dataset.step = current ? `${current.service}.${current.step}` : "";
   $("sentence").textContent = current ? parts.sentenceOf(current) : "";
   const transferId = (transactions.get(followed) ?? []).find((event) => event.transfer_id)?.transfer_id;
@@ -379,6 +379,8 @@ drawAll();
 const answer = await askUntilAnswered("/page/settings");
 if (answer.status === 200) settings = { ...settings, ...answer.body };
 compareWithPoints(settings.points);
+linkDocuments(settings.kept);
+waitForPicture(() => !replaying && nextStep() !== undefined);
 drawButtons();
 await refreshBooks();
 listen("0.0");

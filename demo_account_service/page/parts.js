@@ -29,6 +29,7 @@ const stepOf = (event) =>
   isRepeat(event) ? steps["account.repeated"] : steps[`${event.service}.${event.step}.${variantOf(event)}`] ?? steps[`${event.service}.${event.step}`];
 const fill = (text, detail) => text.replace(/\{(\w+)\}/g, (_, name) => detail[name] ?? "?");
 export const titleOf = (event) => fill(say(stepOf(event).title), event.detail);
+export const captionOf = (event) => fill(say(stepOf(event).caption), event.detail);
 export const sentenceOf = (event) => fill(say(stepOf(event).sentence), event.detail);
 export const rowOf = (event) => stepOf(event)?.row ?? null;
 export const isKnown = (event) => stepOf(event) !== undefined;

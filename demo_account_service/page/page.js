@@ -152,7 +152,7 @@ function drawNow() {
   drawScene(scene, current && parts.rowOf(current));
   drawLanes(lanes, scene);
   drawClock();
-  const state = parts.stateOf(shownSteps());
+  const state = parts.stateOf(shownSteps(), nextStep() === undefined);
   const [symbol, name] = states[state];
   $("badge").textContent = current ? `${symbol} ${say(name)}` : "";
   $("badge").className = `badge ${current ? state : ""}`;
@@ -220,7 +220,7 @@ function makeRow(txnId, events, old) {
 function moreButtons(txnId, events) {
   const transferId = events.find((event) => event.transfer_id)?.transfer_id;
   const show = smallButton("show", () => { follow(txnId); replay(); });
-  if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(visible(txnId, events))) && sent[transferId]) {
+  if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(visible(txnId, events), txnId !== followed || nextStep() === undefined)) && sent[transferId]) {
     return [" ", show, " ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
   }
   return [" ", show];

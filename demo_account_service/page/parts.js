@@ -40,8 +40,8 @@ export function noteStart(event) {
   if (event.service === "account" && event.time > started) started = event.time;
 }
 
-// The state of a transaction, from its steps in the order of their time.
-export function stateOf(events) {
+// The state of a transaction, from its steps in the order of their time. `isWhole`: no more are known.
+export function stateOf(events, isWhole = true) {
   if (events.length === 0) return "unseen";
   // Somebody else sent a half message in the service's producer group.
   if (!events.some((event) => event.transfer_id)) return "no_transfer";
@@ -69,7 +69,7 @@ export function stateOf(events) {
     else if (event.step === "parked") state = "parked";
     else if (event.step === "acked" || event.step === "replayed") state = "done";
   }
-  return state === "running" && events.at(-1).time < started ? "undone" : state;
+  return state === "running" && isWhole && events.at(-1).time < started ? "undone" : state;
 }
 
 const time = (event) =>
@@ -77,7 +77,7 @@ const time = (event) =>
 
 // One transaction of the timeline: `shown` of its events; `more` are its buttons.
 export function card(txnId, events, shown, isOpen, more) {
-  const state = stateOf(shown);
+  const state = stateOf(shown, shown.length === events.length);
   const [symbol, name, sentence] = states[state];
   const transferId = events.find((event) => event.transfer_id)?.transfer_id ?? "";
   const badge = element("span", { class: `badge ${state}` }, `${symbol} ${say(name)}`);

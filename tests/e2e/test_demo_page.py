@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from devstack.demo_page import page_served
@@ -235,7 +236,8 @@ WATCH_VIEW = """() => {
     const now = document.querySelector("#now");
     const isHidden = (selector) => {
         const box = document.querySelector(selector).getBoundingClientRect();
-        return !(box.height > 0 && box.top >= 0 && box.bottom <= innerHeight && box.left >= 0 && box.right <= innerWidth);
+        const isBeside = box.left < 0 || box.right > innerWidth;
+        return box.height === 0 || box.top < 0 || box.bottom > innerHeight || isBeside;
     };
     const view = () => window.views.push({
         id: document.querySelector("#followed").textContent.split(" ").at(-1),
@@ -245,12 +247,13 @@ WATCH_VIEW = """() => {
         words: now.textContent.split(" ").length,
     });
     // Killed is what the picture tells of a step; the others are how the servers are now.
-    const lanes = () => [...document.querySelectorAll(".lane")].map((one) => one.dataset.state.replace("killed", "here"));
-    const mark = () => window.marks.push(lanes().join());
+    const all = [...document.querySelectorAll(".lane")];
+    const states = () => all.map((one) => one.dataset.state.replace("killed", "here"));
+    const mark = () => window.marks.push(states().join());
     for (const one of window.watchers ?? []) one.disconnect();
     window.watchers = [new MutationObserver(view), new MutationObserver(mark)];
     window.watchers[0].observe(now, { attributeFilter: ["data-step"] });
-    window.watchers[1].observe(document.querySelector("#scene"), { subtree: true, attributeFilter: ["data-state"] });
+    for (const one of all) window.watchers[1].observe(one, { attributeFilter: ["data-state"] });
 }"""
 HERE = "here,here,here"
 
@@ -412,7 +415,7 @@ def test_without_a_supervisor_the_account_service_serves_the_page(page: Any, kep
     until(lambda: marks(page) == {"here,here,away"}, "the points service marked", DELIVERY_SECONDS)
     expect(page.locator("[data-lane][data-state=here]")).to_have_count(3)
     broken, _ = pressed_twice(page, "[data-fault=kill_after_commit]", "kill_after_commit")
-    assert marks(page) == {"away,here,here"}
+    until(lambda: marks(page) == {"away,here,here"}, "the account service marked", DELIVERY_SECONDS)
     expect(broken).to_have_attribute("data-state", "done")
     expect(page.locator("[data-lane][data-state=here]")).to_have_count(3)
     books_hold(page)
@@ -497,6 +500,46 @@ def test_the_first_screen_is_a_picture_and_few_words(
     )
     assert longest <= 15
     picture(page, f"start-{size['width']}")
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", LAPTOP), ("dark", PHONE)])
+def test_axe_finds_nothing_in_any_state(page: Any, scheme: str, size: dict[str, int]) -> None:
+    """Names, roles, contrast, order: at the start, in the tour, with all unfolded, with marks, at the end."""
+    page.set_viewport_size(size)
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.click("form button")
+    expect(own_card(page)).to_have_attribute("data-state", "done")
+
+    def violations() -> list[str]:
+        found = Axe().run(page).response["violations"]
+        return [f"{one['id']}: {node['html']}" for one in found for node in one["nodes"]]
+
+    assert violations() == []
+    page.click("#tour-start")
+    for summary in ("#why", "#invariant", "#steps", ".card >> nth=0", "#glossary"):
+        page.click(f"{summary} >> summary >> nth=0")
+    page.evaluate(
+        """async () => {
+            const { drawLanes } = await import("/page/scene.js");
+            const states = { account_service: "away", broker: "frozen", points_service: "away" };
+            drawLanes(states, { killed: false });
+        }"""
+    )
+    assert violations() == []
+
+
+def test_nothing_moves_by_itself_for_those_who_asked_for_that(page: Any) -> None:
+    """Reduced motion: the same places and captions, without a transition or an animation."""
+    page.emulate_media(reduced_motion="reduce")
+    page.click("form button")
+    expect(own_card(page)).to_have_attribute("data-state", "done")
+    picture_ends(page, "stop")
+    moving = page.evaluate(
+        """() => [...document.querySelectorAll("*")].map((one) => getComputedStyle(one)).filter((style) =>
+            style.animationName !== "none" || !/^0s(, 0s)*$/.test(style.transitionDuration)).length"""
+    )
+    assert moving == 0
+    assert page.evaluate("document.getAnimations().length") == 0
 
 
 def test_the_language_is_switched_and_remembered(page: Any, picture: Picture) -> None:
@@ -584,7 +627,7 @@ def test_a_transfer_cut_short_is_undone_once_the_service_is_back(page: Any) -> N
             const events = [{ service: "account", detail: {}, ...begun }];
             const before = parts.stateOf(events);
             parts.noteStart({ service: "account", time: "2999-01-02" });
-            // The first step of a story that goes on is no end of it, however often the service started since.
+            // The first step of a story that goes on is not its end, even if the service started since.
             return [before, parts.stateOf(events), parts.stateOf(events, false)];
         }"""
     )

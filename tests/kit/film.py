@@ -3,8 +3,9 @@ Film the demo page: real servers, a real kill, a real browser. Writes the pictur
 
     .venv/bin/python -m tests.kit.film docs/images
 
-Three files: `page-film.png`, an animation (APNG) of a kill after COMMIT until the points are there; `page.png`,
-a still of the moment in which RocketMQ asks back; `page-phone.png`, the same page on a phone, Chinese and dark.
+Three files: `page-film.png`, an animation (APNG) of a kill after COMMIT until the points are there;
+`page.png`, a still of the moment in which RocketMQ asks back; `page-phone.png`, the same page on a phone, in
+Chinese and in the dark (a font such as fonts-wqy-zenhei must be installed).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _LAST_MILLISECONDS = 3000
 _COLOURS = 48
 _BUTTON = "[data-fault=kill_after_commit]"
 _SCREEN = {"width": 1000, "height": 620}
+_LAPTOP = {"width": 1280, "height": 720}
 _PHONE = {"width": 390, "height": 844}
 _OVER = "#scene[data-message=acked]"
 
@@ -46,7 +48,7 @@ def main(folder: Path) -> int:
         page = _opened(browser, url, viewport=_SCREEN)
         frames = _film(page)
         size = _save(frames, folder / "page-film.png")
-        page = _opened(browser, url, viewport=_SCREEN)
+        page = _opened(browser, url, viewport=_LAPTOP)
         _still(page, "#scene[data-word=ask]", folder / "page.png")
         page = _opened(
             browser, url, viewport=_PHONE, locale="zh-CN", color_scheme="dark", device_scale_factor=1.5
@@ -102,11 +104,17 @@ def _film(page: Any) -> list[tuple[Image.Image, int]]:
 
 
 def _save(frames: list[tuple[Image.Image, int]], path: Path) -> int:
-    """Write an APNG with one palette for all frames; return its size."""
+    """Write an APNG of few colours; return its size."""
     palette = frames[len(frames) // 2][0].quantize(_COLOURS)
-    images = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image, _ in frames]
+    # Back to RGB: what Pillow 13 writes of changing parts of an image with a palette comes out black.
+    images = [image.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB") for image, _ in frames]
     durations = [milliseconds for _, milliseconds in frames]
     images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True)
+    with Image.open(path) as written:
+        for number, image in enumerate(images):
+            written.seek(number)
+            if ImageChops.difference(written.convert("RGB"), image).getbbox() is not None:
+                raise RuntimeError(f"frame {number} of {path} is not what was filmed")
     return path.stat().st_size
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from devstack.keeper import kept_up
 from devstack.ledger import Ledger
 from devstack.local import LocalStack, forget_data
 from devstack.machine import require_free_ports
+from devstack.narrator import Narrator
 from devstack.server import poll_until
 from devstack.services import (
     TOPIC,
@@ -83,13 +84,10 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _running(options) as tutorial:
-            if options.once:
-                tutorial.run()
-            else:
-                with page_served(tutorial.stack, tutorial.account, tutorial.points, options.page_port) as url:
-                    tutorial.show_page(url)
-                    tutorial.run()
-                    _stay_up(tutorial, url)
+            tutorial.show_page()
+            tutorial.run()
+            if not options.once:
+                _stay_up(tutorial)
     except (StackError, DemoError) as exc:
         print(f"\ndemo: {exc}", file=sys.stderr)
         if isinstance(exc, DemoError):
@@ -131,30 +129,14 @@ def _running(options: argparse.Namespace) -> Iterator[Tutorial]:
         try:
             start_together(account, points)
             say(f"account service on {account.url}, points service on {points.url}")
-            with Ledger(stack) as ledger:
-                yield Tutorial(say, stack, account, points, ledger)
+            with Ledger(stack) as ledger, ExitStack() as page:
+                url = ""
+                if not options.once:
+                    url = page.enter_context(page_served(stack, account, points, options.page_port))
+                yield Tutorial(say, account, points, ledger, page=url)
         finally:
             stop_together(account, points)
     say("everything is stopped; the data stays for the next run")
-
-
-class Narrator:
-    """Prints what happens, with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        """Print one line with the time."""
-        print(f"[{time.monotonic() - self._began:5.1f} s] {text}", flush=True)
-
-    def more(self, text: str) -> None:
-        """Print a line that belongs to the one before."""
-        print(f"          {text}", flush=True)
-
-    def title(self, text: str) -> None:
-        """Print the title of a step."""
-        print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
 class Tutorial:
@@ -163,16 +145,16 @@ class Tutorial:
 
     Args:
         say: prints.
-        stack: the servers, running.
         account: the account service, serving.
         points: the points service, serving.
         ledger: reads both databases behind the services' back.
+        page: its URL; "": nobody watches.
     """
 
     def __init__(
-        self, say: Narrator, stack: LocalStack, account: DemoService, points: DemoService, ledger: Ledger
+        self, say: Narrator, account: DemoService, points: DemoService, ledger: Ledger, page: str = ""
     ) -> None:
-        self.stack = stack
+        self.page = page
         self.account = account
         self.points = points
         self._say = say
@@ -181,11 +163,13 @@ class Tutorial:
         self._run = secrets.token_hex(3)
         self._parked: set[str] = set()  # of earlier runs: nothing comes of them before a person acts
 
-    def show_page(self, url: str) -> None:
+    def show_page(self) -> None:
         """Say where the page is, and open it where there is a screen: the steps can be watched there."""
-        self._say(f"the page is at {url}/ and shows the following steps as they happen")
+        if not self.page:
+            return
+        self._say(f"the page is at {self.page}/ and shows the following steps as they happen")
         if any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
-            webbrowser.open(f"{url}/")
+            webbrowser.open(f"{self.page}/")
 
     def run(self) -> None:
         """Run all steps."""
@@ -368,7 +352,7 @@ class Tutorial:
             raise DemoError(f"waited {seconds:g} s for {what} in vain\n{logs}")
 
 
-def _stay_up(tutorial: Tutorial, page: str) -> None:
+def _stay_up(tutorial: Tutorial) -> None:
     """
     Print where to go on and wait for Ctrl-C or SIGTERM, which is a good end.
 
@@ -377,7 +361,7 @@ def _stay_up(tutorial: Tutorial, page: str) -> None:
     account, points = tutorial.account.url, tutorial.points.url
     print(
         f"""
-Open this page: {page}/
+Open this page: {tutorial.page}/
 It shows each transfer step by step, and has buttons that break things.
 
 Everything stays up until Ctrl-C, and services that die are started again. By hand:

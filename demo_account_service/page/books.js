@@ -92,6 +92,7 @@ function drawAccounts(accounts, points) {
   if (names.join() === users.join()) return;
   users = names;
   const form = $("transfer");
+  form.querySelector("button").disabled = names.length < 2; // nobody to choose yet
   for (const [name, standard] of [["from", 0], ["to", 1]]) {
     const chosen = form.elements[name].value;
     form.elements[name].replaceChildren(...names.map((user) => element("option", { value: user }, user)));

@@ -11,6 +11,7 @@ const { element, say, word } = parts;
 const $ = (id) => document.getElementById(id);
 
 const STEP_MILLISECONDS = 1200; // each caption can be read; real steps take a few milliseconds
+const SPEED = "rmq_txn.speed";
 const OLD_MILLISECONDS = 20000; // steps before the page was opened are shown at once
 
 const transactions = new Map(); // txn_id → events in the order of their time
@@ -25,7 +26,9 @@ let current = null; // the newest of them
 let currentSince = 0; // when it was shown
 const reached = new Map(); // txn_id → how many of its events were shown at most
 let paused = false;
-let speed = 1;
+const remembered = localStorage.getItem(SPEED);
+if ([...$("speed").options].some((one) => one.value === remembered)) $("speed").value = remembered;
+let speed = Number($("speed").value);
 const busy = new Set();
 
 // Events.
@@ -373,7 +376,10 @@ $("step").addEventListener("click", () => {
   showStep();
 });
 $("replay").addEventListener("click", replay);
-$("speed").addEventListener("change", () => { speed = Number($("speed").value); });
+$("speed").addEventListener("change", () => {
+  speed = Number($("speed").value);
+  localStorage.setItem(SPEED, $("speed").value);
+});
 setInterval(() => { drawClock(); $("step").disabled = nextStep() === undefined; }, 250);
 drawAll();
 const answer = await askUntilAnswered("/page/settings");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from demo_account_service.app import create_app
+from demo_account_service.page.lanes import OwnLanes
 from demo_account_service.page.neighbour import Neighbour
 from demo_account_service.page.routes import create_router
 from demo_account_service.settings import Settings, seed_accounts
@@ -56,6 +57,7 @@ def _serve(process: Process) -> int:
             faults,
             transfers,
             neighbour,
+            OwnLanes(producer, neighbour),
             opened=sum(seeds.values()) if seeds else None,
             is_stopping=process.is_stopping,
         )

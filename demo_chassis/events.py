@@ -20,6 +20,7 @@ Event = dict[str, Any]
 FOLDER: Final = "DEMO_FOLDER"
 
 _KEPT = 1000
+_KEPT_PARKED = 200  # transactions; as many faults are remembered, older ones can't be mended
 _LOOK_SECONDS = 0.1
 # A client that hears nothing for longer than this may take the line for dead.
 _SIGN_OF_LIFE_SECONDS = 1.0
@@ -32,7 +33,7 @@ class Events:
     Args:
         service: which service tells them.
         path: where they are kept; None: in memory only.
-        kept: how many.
+        kept: how many; those of a parked transaction beside.
     """
 
     def __init__(self, service: str, path: Path | None, kept: int = _KEPT) -> None:
@@ -40,7 +41,9 @@ class Events:
         self._path = path
         self._kept = kept
         self._lock = threading.Lock()
-        self._events = _read(path)[-kept:] if path else []
+        self._events = _read(path) if path else []
+        self._held = 0  # how many events are kept beyond `kept`
+        self._trim()
         self._compact()
 
     @classmethod
@@ -64,8 +67,8 @@ class Events:
             self._events.append(event)
             if self._path is not None:
                 _append(self._path, _line(event))
-            if len(self._events) >= 2 * self._kept:
-                del self._events[: -self._kept]
+            if len(self._events) >= 2 * self._kept + self._held:
+                self._trim()
                 self._compact()
 
     @property
@@ -84,6 +87,14 @@ class Events:
         with self._lock:
             return sum((event["step"], event["txn_id"]) == (step, txn_id) for event in self._events)
 
+    def _trim(self) -> None:
+        """Keep the newest, and the whole story of what is parked: it can still be mended."""
+        old, new = self._events[: -self._kept], self._events[-self._kept :]
+        parked = _parked(self._events)
+        held = [event for event in old if event.get("txn_id") in parked]
+        self._held = len(held)
+        self._events = [*held, *new]
+
     def _compact(self) -> None:
         """Write the file anew with what is kept; a reader of the old one sees it whole."""
         if self._path is None:
@@ -94,8 +105,49 @@ class Events:
         new.replace(self._path)
 
 
+class EventFile:
+    """
+    The events that another process writes, read while it lives and after it died. For one thread.
+
+    Args:
+        path: as `Events` of that process has it; it need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = -1
+        self._read_bytes = 0
+        self._events: list[Event] = []
+
+    def after(self, seen: int) -> list[Event]:
+        """See `Events.after`."""
+        self._refresh()
+        newest = int(self._events[-1]["id"]) if self._events else 0
+        begin = 0 if seen > newest else seen
+        return [event for event in self._events if event["id"] > begin]
+
+    def _refresh(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                now = os.fstat(file.fileno())
+                if now.st_ino != self._inode or now.st_size < self._read_bytes:
+                    # Written anew: it holds what is kept now, and may belong to another life.
+                    self._inode, self._read_bytes, self._events = now.st_ino, 0, []
+                if now.st_size == self._read_bytes:
+                    return
+                file.seek(self._read_bytes)
+                text = file.read()
+        except FileNotFoundError:
+            return
+        whole = text[: text.rfind(b"\n") + 1]  # the last line may be half written
+        self._read_bytes += len(whole)
+        self._events += [event for event in map(_parsed, whole.splitlines()) if event is not None]
+
+
 async def stream(
-    look: Callable[[], list[tuple[str, Event]]], is_stopping: Callable[[], bool]
+    look: Callable[[], list[tuple[str, Event]]],
+    is_stopping: Callable[[], bool],
+    state: Callable[[], Mapping[str, str]] | None = None,
 ) -> AsyncIterator[str]:
     """
     Make server-sent events.
@@ -103,10 +155,15 @@ async def stream(
     Args:
         look: returns what is new since its last call: the id to resume after, and the event.
         is_stopping: ends the stream, so that it does not hold up the end of the service.
+        state: sent as an event named "lanes" at the beginning and whenever it differs.
     """
     quiet = _SIGN_OF_LIFE_SECONDS
+    said: Mapping[str, str] = {}
     while not is_stopping():
         quiet += _LOOK_SECONDS
+        if state is not None and (now := state()) != said:
+            said, quiet = now, 0.0
+            yield f"event: lanes\ndata: {json.dumps(now)}\n\n"
         for resume_id, event in look():
             quiet = 0.0
             yield f"id: {resume_id}\ndata: {json.dumps(event)}\n\n"
@@ -114,6 +171,16 @@ async def stream(
             quiet = 0.0
             yield ": here\n\n"
         await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _parked(events: list[Event]) -> set[str]:
+    """Return the newest transactions that are parked, by their last word about it."""
+    last: dict[str, str] = {}
+    for event in events:
+        if event.get("txn_id") and event.get("step") in ("parked", "replayed"):
+            last.pop(event["txn_id"], None)
+            last[event["txn_id"]] = event["step"]
+    return set([txn_id for txn_id, step in last.items() if step == "parked"][-_KEPT_PARKED:])
 
 
 def _read(path: Path) -> list[Event]:

@@ -13,16 +13,18 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from devstack.demo_page import DEFAULT_PORT, page_served
 from devstack.errors import StackError
 from devstack.keeper import kept_up
 from devstack.ledger import Ledger
 from devstack.local import LocalStack, forget_data
 from devstack.machine import require_free_ports
+from devstack.narrator import Narrator
 from devstack.server import poll_until
 from devstack.services import (
     TOPIC,
@@ -70,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_FOLDER,
         help="where servers and logs live (default: %(default)s)",
     )
+    parser.add_argument("--page-port", type=int, default=DEFAULT_PORT, help="default: %(default)s")
     parser.add_argument("--account-port", type=int, default=8001, help="default: %(default)s")
     parser.add_argument("--points-port", type=int, default=8002, help="default: %(default)s")
     return parser
@@ -81,8 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _running(options) as tutorial:
-            if not options.once:
-                tutorial.show_page()
+            tutorial.show_page()
             tutorial.run()
             if not options.once:
                 _stay_up(tutorial)
@@ -104,6 +106,8 @@ def _running(options: argparse.Namespace) -> Iterator[Tutorial]:
     # Before the servers take their ten seconds.
     require_free_ports("the account service (--account-port)", [options.account_port])
     require_free_ports("the points service (--points-port)", [options.points_port])
+    if not options.once:
+        require_free_ports("the page (--page-port)", [options.page_port])
     settings = StackSettings.for_tests(options.folder)
     if options.fresh:
         forget_data(settings)
@@ -125,30 +129,14 @@ def _running(options: argparse.Namespace) -> Iterator[Tutorial]:
         try:
             start_together(account, points)
             say(f"account service on {account.url}, points service on {points.url}")
-            with Ledger(stack) as ledger:
-                yield Tutorial(say, account, points, ledger)
+            with Ledger(stack) as ledger, ExitStack() as page:
+                url = ""
+                if not options.once:
+                    url = page.enter_context(page_served(stack, account, points, options.page_port))
+                yield Tutorial(say, account, points, ledger, page=url)
         finally:
             stop_together(account, points)
     say("everything is stopped; the data stays for the next run")
-
-
-class Narrator:
-    """Prints what happens, with the seconds since the start."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        """Print one line with the time."""
-        print(f"[{time.monotonic() - self._began:5.1f} s] {text}", flush=True)
-
-    def more(self, text: str) -> None:
-        """Print a line that belongs to the one before."""
-        print(f"          {text}", flush=True)
-
-    def title(self, text: str) -> None:
-        """Print the title of a step."""
-        print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
 class Tutorial:
@@ -160,9 +148,13 @@ class Tutorial:
         account: the account service, serving.
         points: the points service, serving.
         ledger: reads both databases behind the services' back.
+        page: its URL; "": nobody watches.
     """
 
-    def __init__(self, say: Narrator, account: DemoService, points: DemoService, ledger: Ledger) -> None:
+    def __init__(
+        self, say: Narrator, account: DemoService, points: DemoService, ledger: Ledger, page: str = ""
+    ) -> None:
+        self.page = page
         self.account = account
         self.points = points
         self._say = say
@@ -173,9 +165,11 @@ class Tutorial:
 
     def show_page(self) -> None:
         """Say where the page is, and open it where there is a screen: the steps can be watched there."""
-        self._say(f"the page is at {self.account.url}/ and shows the following steps as they happen")
+        if not self.page:
+            return
+        self._say(f"the page is at {self.page}/ and shows the following steps as they happen")
         if any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
-            webbrowser.open(f"{self.account.url}/")
+            webbrowser.open(f"{self.page}/")
 
     def run(self) -> None:
         """Run all steps."""
@@ -367,7 +361,7 @@ def _stay_up(tutorial: Tutorial) -> None:
     account, points = tutorial.account.url, tutorial.points.url
     print(
         f"""
-Open this page: {account}/
+Open this page: {tutorial.page}/
 It shows each transfer step by step, and has buttons that break things.
 
 Everything stays up until Ctrl-C, and services that die are started again. By hand:

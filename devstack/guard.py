@@ -34,13 +34,23 @@ def start_ticks(pid: int) -> int | None:
 
     A pid and its start ticks name one process for the life of the machine; a pid alone is reused.
     """
+    state, *fields = _stat(pid)
+    return None if state in ("Z", "X") else int(fields[18])
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped by a signal: SIGSTOP, or a debugger's."""
+    return _stat(pid)[0] in ("T", "t")
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the state of a process and the fields after it; a dead one's state for one that is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return ["X"]
     # The command name in parentheses may contain anything, blanks and parentheses included.
-    state, *fields = stat[stat.rindex(")") + 2 :].split()
-    return None if state in ("Z", "X") else int(fields[18])
+    return stat[stat.rindex(")") + 2 :].split()
 
 
 def boot_id() -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from devstack.errors import StackError
-from devstack.guard import start_ticks
+from devstack.guard import is_stopped, start_ticks
 from devstack.machine import require_free_ports
 from devstack.program import ServerProgram, wait_until_ready
 from devstack.record import ProcessId, ServerRecord
@@ -52,6 +52,12 @@ class Server:
     def alive(self) -> bool:
         """Tell whether the process exists; a paused server is alive."""
         return self._running() is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Tell whether the process is paused (SIGSTOP): it exists, and does nothing."""
+        process = self._running()
+        return process is not None and is_stopped(process.pid)
 
     @property
     def pid(self) -> int:

@@ -63,6 +63,11 @@ class DemoService(Server):
         return f"http://{HOST}:{self._service.ports[0]}"
 
     @property
+    def port(self) -> int:
+        """Return the port it listens on."""
+        return self._service.ports[0]
+
+    @property
     def exit_code(self) -> int | None:
         """Return the exit status of the last process, minus the signal if one ended it; None: it runs."""
         record = ServerRecord.read(self._pid_file)
@@ -182,11 +187,20 @@ def points_service(
 
 def page_settings(folder: Path, points_port: int) -> tuple[dict[str, str], dict[str, str]]:
     """Return what account and points service need more for the demo page, with its faults."""
-    both = {"DEMO_FAULTS": "1", "DEMO_FOLDER": str(folder.resolve() / "page")}
+    both = {"DEMO_FAULTS": "1", "DEMO_FOLDER": str(_page_folder(folder))}
     return (
         {**both, "ACCOUNT_SERVICE_POINTS_URL": f"http://{HOST}:{points_port}"},
         {**both, "POINTS_SERVICE_MAX_ATTEMPTS": str(MAX_ATTEMPTS)},
     )
+
+
+def events_path(folder: Path, service: str) -> Path:
+    """Return where a service with those settings writes its events: "account" or "points"."""
+    return _page_folder(folder) / f"{service}-events.jsonl"
+
+
+def _page_folder(folder: Path) -> Path:
+    return folder.resolve() / "page"
 
 
 def start_together(*services: DemoService) -> None:

@@ -1,51 +1,35 @@
 // The demo page: it hears both services in one stream, draws, and sends what the buttons say.
 
-import { buttons, checks, states } from "/page/texts.js";
+import { buttons, states } from "/page/texts.js";
 import * as parts from "/page/parts.js";
-import { drawScene, drawWaiting, markAway, sceneOf } from "/page/scene.js";
-import { drawTour, startTour } from "/page/tour.js";
+import { compareWithPoints, drawChecks, refreshBooks, refreshBooksSoon, userNames, waitForPicture, yuan } from "/page/books.js";
+import { ask, askUntilAnswered, pause } from "/page/requests.js";
+import { drawLanes, drawScene, drawWaiting, sceneOf } from "/page/scene.js";
+import { drawTour, linkDocuments, startTour } from "/page/tour.js";
 
 const { element, say, word } = parts;
 const $ = (id) => document.getElementById(id);
-const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 const STEP_MILLISECONDS = 1200; // each caption can be read; real steps take a few milliseconds
+const SPEED = "rmq_txn.speed";
 const OLD_MILLISECONDS = 20000; // steps before the page was opened are shown at once
-const LOOK_MILLISECONDS = 400; // a service that dies is marked within half a second
-const PATIENCE_MILLISECONDS = 30000;
 
 const transactions = new Map(); // txn_id → events in the order of their time
 const opened = new Map(); // txn_id → whether its reader opened or closed it
 const sent = JSON.parse(sessionStorage.getItem("sent") ?? "{}"); // transfer_id → what we sent
-let settings = { faults: false, points: false, max_amount: 1e12 };
-let books = { account: null, points: null };
-let users = [];
+// kept: this page comes from a process that no button kills. check_back_seconds: until RocketMQ asks, if known.
+let settings = { faults: false, points: false, max_amount: 1e12, kept: false, check_back_seconds: null };
+let lanes = {};
 let followed = null; // the transaction in the picture
 let shown = new Set(); // its events that the picture has shown
 let current = null; // the newest of them
+let currentSince = 0; // when it was shown
+const reached = new Map(); // txn_id → how many of its events were shown at most
 let paused = false;
-let speed = 1;
+const remembered = localStorage.getItem(SPEED);
+if ([...$("speed").options].some((one) => one.value === remembered)) $("speed").value = remembered;
+let speed = Number($("speed").value);
 const busy = new Set();
-
-// Requests: an answer is {status, body}; status 0 means that there was none.
-async function ask(path, body) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  try {
-    const answer = await fetch(path, options);
-    return { status: answer.status, body: await answer.json() };
-  } catch {
-    return { status: 0, body: { error: { code: "no_answer", message: word("not_armed") } } };
-  }
-}
-
-async function askUntilAnswered(path, body) {
-  const deadline = Date.now() + PATIENCE_MILLISECONDS;
-  for (;;) {
-    const answer = await ask(path, body);
-    if ((answer.status !== 0 && answer.status !== 503) || Date.now() > deadline) return answer;
-    await pause(300);
-  }
-}
 
 // Events.
 function listen(after) {
@@ -55,13 +39,22 @@ function listen(after) {
     last = message.lastEventId || last;
     hear(JSON.parse(message.data));
   };
+  source.addEventListener("lanes", (message) => showLanes(JSON.parse(message.data)));
+  source.onopen = () => { $("gone").textContent = ""; };
   source.onerror = () => {
     // Closed and opened anew: a browser gives up on its own after some kinds of answers.
     source.close();
-    markAway("account_service", true);
+    // Who serves the page is away; of the others nothing new is known, and their marks stay.
+    if (settings.kept) $("gone").textContent = word("gone");
+    else showLanes({ ...lanes, account_service: "away" });
     refreshBooks();
     setTimeout(() => listen(last), 500);
   };
+}
+
+function showLanes(states) {
+  lanes = states;
+  drawLanes(lanes, sceneOf(shownSteps()));
 }
 
 const byTime = (one, other) => one.time.localeCompare(other.time);
@@ -85,16 +78,16 @@ function hear(event) {
   scheduleDraw();
 }
 
+// What only the timeline shows is drawn in bundles. Not by requestAnimationFrame: a tab in the background has none.
 const changed = new Set();
-let drawing = false;
+const BUNDLE_MILLISECONDS = 30;
+let drawing = null;
 function scheduleDraw() {
-  if (drawing) return;
-  drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
+  drawing ??= setTimeout(() => {
+    drawing = null;
     drawTimeline();
     refreshBooksSoon();
-  });
+  }, BUNDLE_MILLISECONDS);
 }
 
 // The picture.
@@ -112,7 +105,7 @@ function follow(txnId) {
   shown = new Set();
   current = null;
   for (const one of [before, followed]) if (transactions.has(one)) changed.add(one);
-  drawNow();
+  drawMoment();
   clearTimeout(clock);
   clock = setTimeout(showNext, 0); // what a button causes begins at once
 }
@@ -120,7 +113,7 @@ function follow(txnId) {
 const nextStep = () => (transactions.get(followed) ?? []).find((event) => !shown.has(event));
 const shownSteps = () => (transactions.get(followed) ?? []).filter((event) => shown.has(event));
 // The timeline is never ahead of the picture.
-const visible = (txnId, events) => (txnId === followed ? (shown.size > 0 ? shownSteps() : events.slice(0, 1)) : events);
+const visible = (txnId, events) => (txnId === followed ? shownSteps() : events);
 
 let replaying = false;
 let clock = null;
@@ -129,9 +122,17 @@ function showStep() {
   if (event === undefined) return;
   shown.add(event);
   current = event;
+  currentSince = Date.now();
+  reached.set(followed, Math.max(reached.get(followed) ?? 0, shown.size));
   changed.add(followed);
-  scheduleDraw();
+  drawMoment();
+  refreshBooksSoon();
+}
+
+// Picture, caption, badge and card are drawn in one go, of the same events: none of them is ever ahead.
+function drawMoment() {
   drawNow();
+  drawTimeline();
 }
 
 function showNext() {
@@ -152,17 +153,30 @@ const oldSteps = () => (transactions.get(followed) ?? []).filter((event) => even
 function drawNow() {
   const scene = sceneOf(shownSteps());
   drawScene(scene, current && parts.rowOf(current));
-  drawWaiting(scene);
-  const [symbol, name] = current ? states[parts.stateOf(shownSteps())] : ["", ["", ""]];
+  drawLanes(lanes, scene);
+  drawClock();
+  const state = parts.stateOf(shownSteps(), nextStep() === undefined);
+  const [symbol, name] = states[state];
   $("badge").textContent = current ? `${symbol} ${say(name)}` : "";
-  $("badge").className = `badge ${current ? parts.stateOf(shownSteps()) : ""}`;
-  $("now").textContent = current ? parts.titleOf(current) : word("nothing");
+  $("badge").className = `badge ${current ? state : ""}`;
+  $("now").textContent = current ? parts.captionOf(current) : word("nothing");
   $("now").dataset.step = current ? `${current.service}.${current.step}` : "";
   $("sentence").textContent = current ? parts.sentenceOf(current) : "";
   const transferId = (transactions.get(followed) ?? []).find((event) => event.transfer_id)?.transfer_id;
   $("followed").textContent = followed ? word("followed", transferId ?? followed) : "";
   $("step").disabled = nextStep() === undefined;
   $("replay").disabled = followed === null;
+}
+
+// What time it is in the picture: now, or in a replay the time of the step that is shown, and a bit later.
+function storyNow() {
+  if (current === null || !(paused || replaying)) return Date.now();
+  const later = Date.parse(current.time) + (paused ? 0 : Date.now() - currentSince);
+  return Math.min(later, Date.parse(nextStep()?.time ?? new Date().toISOString()));
+}
+
+function drawClock() {
+  drawWaiting(sceneOf(shownSteps()), storyNow(), settings.check_back_seconds);
 }
 
 function setPaused(isPaused) {
@@ -174,143 +188,70 @@ function replay() {
   follow(followed);
   replaying = true;
   setPaused(false);
-  drawNow();
   showNext();
 }
 
-// The timeline.
+// The timeline: one row a transfer, newest first. Rows that stay are not moved: what somebody reads stays
+// where it is when another tab acts.
 function drawTimeline() {
   const holder = $("timeline");
   const newest = [...transactions.entries()].sort(([, one], [, other]) => byTime(other[0], one[0]));
   const present = new Map([...holder.children].map((child) => [child.dataset.txn, child]));
-  const wanted = newest.map(([txnId, events], number) => {
+  let place = holder.firstElementChild;
+  for (const [txnId, events] of newest) {
     const old = present.get(txnId);
-    const isOpen = opened.get(txnId) ?? number === 0;
-    if (old && !changed.has(txnId)) {
-      if (old.open !== isOpen) old.open = isOpen;
-      return old;
+    const row = old && !changed.has(txnId) ? old : makeRow(txnId, events, old);
+    if (old && row !== old) {
+      if (old === place) place = row;
+      old.replaceWith(row);
     }
-    const made = parts.card(txnId, visible(txnId, events), isOpen, moreButtons(txnId, events));
-    made.querySelector("summary").addEventListener("click", () => opened.set(txnId, !made.open));
-    if (old && old.contains(document.activeElement)) queueMicrotask(() => made.querySelector("summary").focus());
-    return made;
-  });
+    if (row === place) place = row.nextElementSibling;
+    else holder.insertBefore(row, place);
+  }
   changed.clear();
-  holder.replaceChildren(...wanted);
-  $("timeline-empty").hidden = wanted.length > 0;
+  $("timeline-empty").hidden = newest.length > 0;
   drawMends();
+}
+
+function makeRow(txnId, events, old) {
+  const made = parts.card(txnId, events, visible(txnId, events), opened.get(txnId) ?? false, moreButtons(txnId, events));
+  made.querySelector("summary").addEventListener("click", () => opened.set(txnId, !made.open));
+  if (old && old.contains(document.activeElement)) queueMicrotask(() => made.querySelector("summary").focus());
+  return made;
 }
 
 function moreButtons(txnId, events) {
   const transferId = events.find((event) => event.transfer_id)?.transfer_id;
   const show = smallButton("show", () => { follow(txnId); replay(); });
-  if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(events)) && sent[transferId]) {
+  if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(visible(txnId, events), txnId !== followed || nextStep() === undefined)) && sent[transferId]) {
     return [" ", show, " ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
   }
   return [" ", show];
 }
 
-// Every parked transfer, however old: it is mended here.
+// Every parked transfer, however old, is mended here; what this tab has mended stays in the list.
+const mended = new Set();
 function drawMends() {
-  const parked = [...transactions].filter(([txnId, events]) => settings.faults && parts.stateOf(visible(txnId, events)) === "parked");
-  $("mends").replaceChildren(...parked.map(([, events]) => {
-    const transferId = events.find((event) => event.transfer_id).transfer_id;
+  // Never ahead of the picture; a replay takes nothing back.
+  const known = (txnId, events) => (txnId === followed ? events.slice(0, Math.max(shown.size, reached.get(txnId) ?? 0)) : events);
+  const rows = [];
+  for (const [txnId, events] of settings.faults ? transactions : []) {
+    const transferId = events.find((event) => event.transfer_id)?.transfer_id;
+    const isParked = parts.stateOf(known(txnId, events)) === "parked";
+    if (!isParked && !mended.has(transferId)) continue;
+    const show = smallButton("show", () => { follow(txnId); replay(); });
     const button = smallButton("mend", () => mend(transferId));
     button.dataset.mend = transferId;
-    return element("li", {}, `‖ ${transferId} `, button);
-  }));
+    rows.push(element("li", {}, isParked ? `‖ ${transferId} ` : `✓ ${transferId} ${word("is_mended")} `, ...(isParked ? [button, " "] : []), show));
+  }
+  $("mends").replaceChildren(...rows.reverse());
+  $("parked-none").hidden = rows.length > 0;
 }
 
 function smallButton(key, action) {
   const made = element("button", { type: "button" }, word(key));
   made.addEventListener("click", action);
   return made;
-}
-
-// The books. Points are read first: a transfer that commits in between is then on the way, never extra.
-let refreshing = false;
-let again = false;
-async function refreshBooks() {
-  if (refreshing) {
-    again = true;
-    return;
-  }
-  refreshing = true;
-  const points = settings.points ? await ask("/points-service/books") : { status: 404 };
-  const [account, accounts, balances] = await Promise.all([ask("/books"), ask("/accounts"), settings.points ? ask("/points-service/points") : { status: 404 }]);
-  books = { account: account.status === 200 ? account.body : null, points: points.status === 200 ? points.body : null };
-  if (accounts.status === 200) drawAccounts(accounts.body.accounts, balances.status === 200 ? balances.body.points : null);
-  drawChecks();
-  refreshing = false;
-  if (again) {
-    again = false;
-    refreshBooksSoon();
-  }
-}
-
-let timer = null;
-function refreshBooksSoon() {
-  timer ??= setTimeout(() => {
-    timer = null;
-    refreshBooks();
-  }, 250);
-}
-
-const yuan = (fen) => (fen / 100).toLocaleString("en-US", { minimumFractionDigits: 2 });
-
-function drawChecks() {
-  const { account, points } = books;
-  const found = [];
-  if (account === null) found.push(["waits", "no_books"]);
-  else if (account.opened === null) found.push(["holds", "sum_only", yuan(account.balances)]);
-  else found.push([account.balances === account.opened ? "holds" : "broken", "sum", yuan(account.balances), yuan(account.opened)]);
-  if (account !== null && points === null) found.push(["waits", "unknown"]);
-  if (account !== null && points !== null) {
-    const missing = account.transfers - points.entries;
-    if (missing < 0) found.push(["broken", "extra", account.transfers, points.entries]);
-    else if (missing > 0) found.push(["waits", "on_the_way", account.transfers, points.entries, missing]);
-    else found.push([account.ids === points.ids ? "holds" : "broken", "equal", account.transfers, points.entries]);
-    const adds = points.points === points.balances && (missing > 0 ? points.points <= account.points_due : points.points === account.points_due);
-    found.push([adds ? (missing > 0 ? "waits" : "holds") : "broken", "points", account.points_due, points.points, points.balances]);
-  }
-  const symbols = { holds: "✓", waits: "…", broken: "✗" };
-  $("checks").replaceChildren(...found.map(([kind, text, ...values]) =>
-    element("li", { class: kind, "data-check": kind }, element("strong", {}, `${symbols[kind]} ${say(checks[kind])}`), ` ${say(checks[text], ...values)}`)));
-  const worst = ["broken", "waits", "holds"].find((kind) => found.some(([one]) => one === kind));
-  const [, text, ...values] = found.find(([kind]) => kind === worst);
-  const line = worst === "holds" && points !== null ? word("books_hold", account.transfers, points.entries) : say(checks[text], ...values);
-  $("books-line").dataset.check = worst;
-  $("books-line").className = worst;
-  $("books-line").replaceChildren(element("strong", {}, `${symbols[worst]} ${say(checks[worst])}`), ` ${line}`);
-}
-
-// Each service is asked by itself. Points are reached through the account service: while that one is
-// away nothing new is known of them, and their mark stays what it was.
-async function lookAround() {
-  const [account, points] = await Promise.all([ask("/health"), settings.points ? ask("/points-service/health") : null]);
-  markAway("account_service", account.status === 0);
-  // Killed or frozen, only those who need it can tell; a service that is away can't.
-  const broker = account.body.broker;
-  if (broker !== undefined) markAway("broker", !["ok", "not asked"].includes(broker));
-  if (points !== null && account.status !== 0 && points.status !== 0) {
-    markAway("points_service", points.body.error?.code === "points_service_unavailable");
-  }
-  setTimeout(lookAround, LOOK_MILLISECONDS);
-}
-
-function drawAccounts(accounts, points) {
-  const given = new Map((points ?? []).map((one) => [one.user, one.points]));
-  $("accounts").replaceChildren(...accounts.map(({ user, balance }) =>
-    element("tr", {}, element("th", { scope: "row" }, user), element("td", {}, yuan(balance)), element("td", {}, points === null ? "…" : String(given.get(user) ?? 0)))));
-  const names = accounts.map((account) => account.user);
-  if (names.join() === users.join()) return;
-  users = names;
-  const form = $("transfer");
-  for (const [name, standard] of [["from", 0], ["to", 1]]) {
-    const chosen = form.elements[name].value;
-    form.elements[name].replaceChildren(...names.map((user) => element("option", { value: user }, user)));
-    form.elements[name].value = names.includes(chosen) ? chosen : names[Math.min(standard, names.length - 1)] ?? "";
-  }
 }
 
 // Transfers.
@@ -321,7 +262,7 @@ async function send(body, place) {
   sessionStorage.setItem("sent", JSON.stringify(sent));
   tell(place, word("sending"));
   const { status, body: answer } = await ask("/transfers", body);
-  if (status === 0) tell(place, word("no_answer", body.transfer_id), "waits");
+  if (status === 0 || status === 504) tell(place, word("no_answer", body.transfer_id), "waits");
   else if (answer.error) tell(place, parts.explain(answer.error), "broken");
   else tell(place, word(status === 200 ? "repeated" : "sent", body.transfer_id), "holds");
   refreshBooksSoon();
@@ -339,7 +280,7 @@ async function submit(event) {
   const place = $("form-answer");
   const { from, to, amount } = form.elements;
   const text = amount.value.trim();
-  const fen = /^\d{1,12}(\.\d{1,2})?$/.test(text) ? Math.round(Number(text) * 100) : 0;
+  const fen = /^\d+(\.\d{1,2})?$/.test(text) ? Math.round(Number(text) * 100) : 0;
   let problem = null;
   if (fen <= 0) problem = [amount, word("bad_amount")];
   else if (fen > settings.max_amount) problem = [amount, word("too_large", yuan(settings.max_amount))];
@@ -373,7 +314,7 @@ async function once(name, label, place, action) {
 const AT_POINTS = ["fail", "deliver_twice", "poison", "stop"];
 
 async function breakIt(fault, place) {
-  const [from, to] = users;
+  const [from, to] = userNames();
   const body = { transfer_id: newId(fault), from, to, amount: 1000 };
   const request = fault === "stop" ? { fault, seconds: 15 } : { fault, transfer_id: body.transfer_id };
   if (fault === "fail") request.times = 2;
@@ -384,7 +325,7 @@ async function breakIt(fault, place) {
   }
   if (fault === "stop") {
     const deadline = Date.now() + 5000;
-    while (Date.now() < deadline && (await ask("/points-service/health")).status === 200) await pause(100);
+    while (Date.now() < deadline && lanes.points_service === "here") await pause(50);
   }
   await send(body, place);
 }
@@ -393,8 +334,12 @@ async function mend(transferId) {
   const place = $("button-answer");
   await once(`mend ${transferId}`, transferId, place, async () => {
     const answer = await askUntilAnswered("/points-service/mend", { transfer_id: transferId });
-    if (answer.status === 200) tell(place, word("mended", transferId), "holds");
-    else tell(place, parts.explain(answer.body.error), "broken");
+    if (answer.status === 200) {
+      mended.add(transferId);
+      tell(place, word("mended", transferId), "holds");
+    } else {
+      tell(place, parts.explain(answer.body.error), "broken");
+    }
   });
 }
 
@@ -431,14 +376,19 @@ $("step").addEventListener("click", () => {
   showStep();
 });
 $("replay").addEventListener("click", replay);
-$("speed").addEventListener("change", () => { speed = Number($("speed").value); });
-setInterval(() => { drawWaiting(sceneOf(shownSteps())); $("step").disabled = nextStep() === undefined; }, 500);
+$("speed").addEventListener("change", () => {
+  speed = Number($("speed").value);
+  localStorage.setItem(SPEED, $("speed").value);
+});
+setInterval(() => { drawClock(); $("step").disabled = nextStep() === undefined; }, 250);
 drawAll();
 const answer = await askUntilAnswered("/page/settings");
-if (answer.status === 200) settings = answer.body;
+if (answer.status === 200) settings = { ...settings, ...answer.body };
+compareWithPoints(settings.points);
+linkDocuments(settings.kept);
+waitForPicture(() => !replaying && nextStep() !== undefined);
 drawButtons();
 await refreshBooks();
 listen("0.0");
 showNext();
-lookAround();
 setInterval(refreshBooks, 3000);

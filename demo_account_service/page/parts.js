@@ -29,6 +29,7 @@ const stepOf = (event) =>
   isRepeat(event) ? steps["account.repeated"] : steps[`${event.service}.${event.step}.${variantOf(event)}`] ?? steps[`${event.service}.${event.step}`];
 const fill = (text, detail) => text.replace(/\{(\w+)\}/g, (_, name) => detail[name] ?? "?");
 export const titleOf = (event) => fill(say(stepOf(event).title), event.detail);
+export const captionOf = (event) => fill(say(stepOf(event).caption), event.detail);
 export const sentenceOf = (event) => fill(say(stepOf(event).sentence), event.detail);
 export const rowOf = (event) => stepOf(event)?.row ?? null;
 export const isKnown = (event) => stepOf(event) !== undefined;
@@ -39,8 +40,9 @@ export function noteStart(event) {
   if (event.service === "account" && event.time > started) started = event.time;
 }
 
-// The state of a transaction, from its steps in the order of their time.
-export function stateOf(events) {
+// The state of a transaction, from its steps in the order of their time. `isWhole`: no more are known.
+export function stateOf(events, isWhole = true) {
+  if (events.length === 0) return "unseen";
   // Somebody else sent a half message in the service's producer group.
   if (!events.some((event) => event.transfer_id)) return "no_transfer";
   const committed = events.some((event) => event.service === "account" && event.step === "committed");
@@ -67,15 +69,15 @@ export function stateOf(events) {
     else if (event.step === "parked") state = "parked";
     else if (event.step === "acked" || event.step === "replayed") state = "done";
   }
-  return state === "running" && events.at(-1).time < started ? "undone" : state;
+  return state === "running" && isWhole && events.at(-1).time < started ? "undone" : state;
 }
 
 const time = (event) =>
   new Date(event.time).toLocaleTimeString("en-GB", { hour12: false }) + "." + event.time.slice(20, 23);
 
-// One transaction of the timeline; `more` are its buttons.
-export function card(txnId, events, isOpen, more) {
-  const state = stateOf(events);
+// One transaction of the timeline: `shown` of its events; `more` are its buttons.
+export function card(txnId, events, shown, isOpen, more) {
+  const state = stateOf(shown, shown.length === events.length);
   const [symbol, name, sentence] = states[state];
   const transferId = events.find((event) => event.transfer_id)?.transfer_id ?? "";
   const badge = element("span", { class: `badge ${state}` }, `${symbol} ${say(name)}`);
@@ -85,7 +87,7 @@ export function card(txnId, events, isOpen, more) {
     element("summary", {}, element("strong", {}, transferId || word("no_transfer")), " ", badge),
     element("p", {}, say(sentence), ...more),
     element("p", { class: "id" }, `txn_id ${txnId}`),
-    element("ol", {}, ...events.map((event) => line(event))),
+    element("ol", {}, ...shown.map((event) => line(event))),
   );
   return made;
 }

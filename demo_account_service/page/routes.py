@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from demo_account_service.page.lanes import Lanes
 from demo_account_service.page.neighbour import Neighbour
 from demo_account_service.transfers import IDENTIFIER, MAX_AMOUNT, Transfers
 from demo_chassis.answers import error_answer
@@ -19,8 +20,10 @@ from demo_chassis.faults import AccountFaults
 _FOLDER = Path(__file__).parent
 _TYPES = {
     "page.css": "text/css; charset=utf-8",
+    "books.js": "text/javascript; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "parts.js": "text/javascript; charset=utf-8",
+    "requests.js": "text/javascript; charset=utf-8",
     "scene.js": "text/javascript; charset=utf-8",
     "tour.js": "text/javascript; charset=utf-8",
     "texts.js": "text/javascript; charset=utf-8",
@@ -44,21 +47,28 @@ class FaultRequest(BaseModel):
     transfer_id: Annotated[str, StringConstraints(pattern=IDENTIFIER)]
 
 
-def create_router(
-    events: Events,
-    faults: AccountFaults,
-    transfers: Transfers,
-    neighbour: Neighbour | None,
+class After(Protocol):
+    """Events of one service, by number."""
+
+    def after(self, seen: int) -> Sequence[Event]:
+        """Return those after one, oldest first."""
+
+
+def create_page_router(
+    account: After,
+    points: After | None,
+    lanes: Lanes,
+    settings: Callable[[], dict[str, Any]],
     *,
-    opened: int | None,
     is_stopping: Callable[[], bool],
 ) -> APIRouter:
     """
-    Make the routes of the page.
+    Make the routes that are the same whichever process serves the page: files, settings, events.
 
     Args:
-        neighbour: the points service; None: the page shows this one alone.
-        opened: what the sum of balances must be, in fen; None: nobody knows.
+        account, points: their events; None: the page shows the account service alone.
+        lanes: who is away.
+        settings: what the page shall know before it draws.
         is_stopping: ends the streams.
     """
     router = APIRouter(include_in_schema=False)
@@ -68,18 +78,14 @@ def create_router(
         return FileResponse(_FOLDER / "index.html", media_type="text/html; charset=utf-8", headers=_HEADERS)
 
     @router.get("/page/settings")
-    def settings() -> dict[str, Any]:
-        return {"faults": faults.enabled, "points": neighbour is not None, "max_amount": MAX_AMOUNT}
+    def show_settings() -> dict[str, Any]:
+        return {"points": points is not None, "max_amount": MAX_AMOUNT, **settings()}
 
     @router.get("/page/{name}")
     def file(name: str) -> Response:
         if name not in _TYPES:
             return _not_found(f"the page has no file {name!r}")
         return FileResponse(_FOLDER / name, media_type=_TYPES[name], headers=_HEADERS)
-
-    @router.get("/books")
-    def books() -> dict[str, Any]:
-        return {**transfers.books(), "opened": opened}
 
     @router.get("/events")
     async def list_events(
@@ -92,15 +98,47 @@ def create_router(
         def look() -> list[tuple[str, Event]]:
             nonlocal own, other
             found = []
-            for event in events.after(own):
+            for event in account.after(own):
                 own = event["id"]
                 found.append((f"{own}.{other}", event))
-            for event in neighbour.after(other) if neighbour else ():
+            for event in points.after(other) if points else ():
                 other = event["id"]
                 found.append((f"{own}.{other}", event))
             return found
 
-        return StreamingResponse(stream(look, is_stopping), media_type="text/event-stream", headers=_HEADERS)
+        return StreamingResponse(
+            stream(look, is_stopping, lanes.look), media_type="text/event-stream", headers=_HEADERS
+        )
+
+    return router
+
+
+def create_router(
+    events: Events,
+    faults: AccountFaults,
+    transfers: Transfers,
+    neighbour: Neighbour | None,
+    lanes: Lanes,
+    *,
+    opened: int | None,
+    is_stopping: Callable[[], bool],
+) -> APIRouter:
+    """
+    Make the routes of the page as the account service serves it.
+
+    Args:
+        neighbour: the points service; None: the page shows this one alone.
+        lanes: who is away.
+        opened: what the sum of balances must be, in fen; None: nobody knows.
+        is_stopping: ends the streams.
+    """
+    router = create_page_router(
+        events, neighbour, lanes, lambda: {"faults": faults.enabled}, is_stopping=is_stopping
+    )
+
+    @router.get("/books")
+    def books() -> dict[str, Any]:
+        return {**transfers.books(), "opened": opened}
 
     @router.post("/faults")
     def arm(request: FaultRequest) -> Response:

@@ -1,20 +1,35 @@
 // The picture: an envelope between three lanes, and database rows in their bracket. It is a function of
 // the events shown so far, so that nothing is drawn that did not happen.
 
-import { element, say, word } from "/page/parts.js";
+import { element, say } from "/page/parts.js";
 import { scene as texts } from "/page/texts.js";
 
 // Where everything is after these events of one transaction, in the order of their time.
 export function sceneOf(events) {
-  const scene = { account: "none", fence: false, message: "none", at: "account", points: "none", inbox: false, duplicate: "none", asked: false, since: null };
+  const scene = { account: "none", fence: false, message: "none", at: "account", points: "none", inbox: false, duplicate: "none", asked: false, since: null, killed: false, word: "" };
   let applied = false; // the points are committed
   for (const event of events) {
+    scene.word = words[`${event.service}.${event.step}.${event.detail.verdict}`] ?? words[`${event.service}.${event.step}`] ?? "";
+    if (event.service === "account") scene.killed = event.step === "killed";
     const known = reactions[`${event.service}.${event.step}`];
     if (known) known(scene, event, applied);
     if (event.step === "replayed" || (event.service === "points" && event.step === "committed")) applied = true;
   }
   return scene;
 }
+
+// What is said at a step, from one lane to another.
+const words = {
+  "account.message_committed": "commit",
+  "account.message_rolled_back": "rollback",
+  "account.check_asked": "ask",
+  "account.check_answered.commit": "commit",
+  "account.check_answered.rollback": "rollback",
+  "account.check_answered.unknown": "unknown",
+  "points.acked": "ack",
+  "points.ack_withheld": "again",
+  "points.failed": "again",
+};
 
 const isDecided = (scene) => scene.message === "solid" || scene.message === "acked";
 
@@ -61,7 +76,7 @@ const reactions = {
   "points.replayed": (scene) => Object.assign(scene, { points: "durable", inbox: true, at: "points", message: "acked" }),
 };
 
-const LOCKS = { half: "🔒", solid: "", acked: "✓", vanished: "✗" };
+const MARKS = { acked: "✓", vanished: "✗" };
 
 function rows(name, state, cells) {
   const visible = state === "none" ? [] : cells;
@@ -71,29 +86,54 @@ function rows(name, state, cells) {
     element("em", {}, say(texts[state])));
 }
 
+// What RocketMQ knows of the message; one on the shelf was acked.
+function atBroker(scene) {
+  if (scene.message === "solid" && scene.at === "shelf") return "acked";
+  return scene.message === "solid" && scene.at === "points" ? "delivered" : scene.message;
+}
+
+// Rows that are the same stay: they would appear anew.
+function redraw(id, made) {
+  const place = document.getElementById(id);
+  if (place.firstElementChild?.outerHTML !== made.outerHTML) place.replaceChildren(made);
+}
+
 // Draw a scene; `row` is where its newest step belongs. Elements stay, so that movements are seen.
 export function drawScene(scene, row) {
   const stage = document.getElementById("scene");
-  Object.assign(stage.dataset, { account: scene.account, message: scene.message, at: scene.at, points: scene.points, duplicate: scene.duplicate, asked: String(scene.asked), row: row ?? "" });
-  document.getElementById("account-rows").replaceChildren(
+  Object.assign(stage.dataset, { account: scene.account, message: scene.message, at: scene.at, points: scene.points, duplicate: scene.duplicate, asked: String(scene.asked), row: row ?? "", word: scene.word });
+  const said = document.getElementById("word");
+  said.replaceWith(Object.assign(said.cloneNode(), { textContent: scene.word && say(texts[`word_${scene.word}`]) }));
+  redraw("account-rows",
     rows("account", scene.fence && scene.account !== "durable" ? "fenced" : scene.account, scene.fence && scene.account !== "durable" ? ["fence"] : ["money", "log"]));
-  document.getElementById("points-rows").replaceChildren(rows("points", scene.points, scene.inbox ? ["inbox", "given"] : ["given"]));
-  document.getElementById("envelope-mark").textContent = LOCKS[scene.message] ?? "";
-  document.getElementById("message-state").textContent = scene.message === "none" ? "" : say(texts[`message_${scene.message}`]);
+  redraw("points-rows", rows("points", scene.points, scene.inbox ? ["inbox", "given"] : ["given"]));
+  document.getElementById("envelope-mark").textContent = MARKS[scene.message] ?? "";
+  document.getElementById("message-state").textContent = scene.message === "none" ? "" : say(texts[`message_${atBroker(scene)}`]);
   document.getElementById("question").textContent = scene.asked ? `◀ ${say(texts.question)}` : "";
   document.getElementById("shelf").textContent = scene.at === "shelf" ? say(texts.shelf) : "";
   document.getElementById("bounce").textContent = scene.duplicate === "bounced" ? `↩ ${say(texts.bounced)}` : "";
 }
 
-// How long RocketMQ has been waiting for a word, while nobody has given it one.
-export function drawWaiting(scene) {
-  const waits = scene.message === "half" && scene.since !== null;
-  const seconds = waits ? Math.max(0, Math.floor((Date.now() - Date.parse(scene.since)) / 1000)) : 0;
-  document.getElementById("waiting").textContent = waits ? say(texts.waiting, seconds) : "";
+// How long RocketMQ will wait, or has waited, for a word, while nobody has given it one.
+export function drawWaiting(scene, now, checkBackSeconds) {
+  const waits = scene.message === "half" && scene.since !== null && !scene.asked;
+  const seconds = (now - Date.parse(scene.since)) / 1000;
+  const left = Math.ceil((checkBackSeconds ?? 0) - seconds);
+  let text = "";
+  if (waits && checkBackSeconds === null) text = say(texts.waiting, Math.max(0, Math.floor(seconds)));
+  else if (waits) text = left > 0 ? say(texts.asks_in, left) : say(texts.asks_now);
+  const place = document.getElementById("waiting");
+  if (place.textContent !== text) place.textContent = text;
 }
 
-// A service that does not answer: its lane is dashed, and says so.
-export function markAway(name, isAway) {
-  document.querySelector(`[data-lane=${name}]`).classList.toggle("is-away", isAway);
-  document.querySelector(`[data-away=${name}]`).textContent = isAway ? `✗ ${word("is_away")}` : "";
+// Away and frozen are how the servers are now; killed is what the shown step says.
+export function drawLanes(states, scene) {
+  for (const lane of document.querySelectorAll("[data-lane]")) {
+    const name = lane.dataset.lane;
+    const live = states[name] ?? "here";
+    const state = live === "here" && name === "account_service" && scene.killed ? "killed" : live;
+    if (lane.dataset.state === state) continue;
+    lane.dataset.state = state;
+    lane.querySelector("[data-away]").textContent = state === "here" ? "" : say(texts[`lane_${state}`]);
+  }
 }

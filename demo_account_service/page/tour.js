@@ -1,6 +1,6 @@
 // The guided tour: eight steps, each one something that the reader breaks with a button of the page.
 
-import { say, word } from "/page/parts.js";
+import { element, say, word } from "/page/parts.js";
 import { tour } from "/page/texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -8,6 +8,17 @@ let at = null; // the number of the step; null: no tour
 
 // Below #buttons: the tour itself says its fault in an attribute of the same name.
 const button = () => document.querySelector(`#buttons [data-fault=${tour[at].fault}]`);
+
+// The supervisor of the demo serves the documents of its checkout; elsewhere their names must do.
+let hasDocuments = false;
+export function linkDocuments(areServed) {
+  hasDocuments = areServed;
+}
+
+function link(file, text) {
+  if (!hasDocuments) return `docs/${file}: ${text}`;
+  return element("a", { href: `/docs/${file}`, target: "_blank" }, text);
+}
 
 export function drawTour(hasButtons) {
   $("tour-start").hidden = !hasButtons || at !== null;
@@ -22,7 +33,8 @@ export function drawTour(hasButtons) {
   $("tour-break").disabled = !button();
   $("tour-back").disabled = at === 0;
   $("tour-next").textContent = word(at === tour.length - 1 ? "tour_end" : "tour_next");
-  $("tour-more").textContent = word("tour_more", tutorial, api);
+  $("tour-more").replaceChildren(
+    link(`tutorial${word("tour_suffix")}.md`, word("tour_tutorial", tutorial)), " · ", link("api.md", api));
   button()?.classList.add("is-next");
 }
 

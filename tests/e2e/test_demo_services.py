@@ -550,7 +550,7 @@ def test_ctrl_c_in_the_tutorial_stops_everything(
     port = free_port_block()
     # A run that a shell began with `&` ignores the signal, and so would its children.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "devstack.demo", "--folder", str(folder)]
-    command += ["--account-port", str(port), "--points-port", str(port + 1)]
+    command += ["--account-port", str(port), "--points-port", str(port + 1), "--page-port", str(port + 2)]
     with subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT), "DISPLAY": ":99", "BROWSER": f"{browser} %s"},
@@ -560,6 +560,6 @@ def test_ctrl_c_in_the_tutorial_stops_everything(
     ) as process:
         output = _interrupted(process, lambda line: "1. A transfer" in line)
     assert process.returncode == 130, output
-    assert (folder / "opened").read_text() == f"http://127.0.0.1:{port}/\n"
+    assert (folder / "opened").read_text() == f"http://127.0.0.1:{port + 2}/\n"
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert [line for line in listed.splitlines() if str(folder) in line] == []

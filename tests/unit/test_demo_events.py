@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from demo_chassis.events import Events
+from demo_chassis.events import EventFile, Events
 from demo_chassis.faults import AccountFaults, BrokenHandlerError, Faults, PointsFaults
 from rmq_txn import Delivery
 from rmq_txn.errors import SettingsError
@@ -41,6 +41,47 @@ def test_the_file_stays_small(tmp_path: Path) -> None:
         events.tell("step")
     assert len(path.read_bytes().splitlines()) <= 10
     assert Events("account", path, kept=5).after(0)[-1]["id"] == 23
+
+
+def test_the_story_of_a_parked_transaction_is_kept(tmp_path: Path) -> None:
+    """However much happens after it: it can still be mended. Once it is, it goes as others do."""
+    path = tmp_path / "events.jsonl"
+    events = Events("points", path, kept=5)
+    for step in ("delivered", "failed", "parked"):
+        events.tell(step, "x1", "t-1")
+    for _ in range(2):  # lives
+        for number in range(40):
+            events.tell("acked", f"y{number}")
+        events = Events("points", path, kept=5)
+        assert [event["step"] for event in events.after(0)][:3] == ["delivered", "failed", "parked"]
+    assert len(path.read_bytes().splitlines()) <= 13
+    events.tell("replayed", "x1", "t-1")
+    for number in range(40):
+        events.tell("acked", f"z{number}")
+    assert not [event for event in events.after(0) if event["txn_id"] == "x1"]
+
+
+def test_a_file_of_events_is_read_while_another_process_writes_it(tmp_path: Path) -> None:
+    """Before it is there, line by line, after it was written anew, and in another life."""
+    path = tmp_path / "events.jsonl"
+    file = EventFile(path)
+    assert file.after(0) == []
+    events = Events("account", path, kept=5)
+    events.tell("one")
+    assert [event["id"] for event in file.after(0)] == [1]
+    with path.open("ab") as half:
+        half.write(b'{"id": 2, "step"')
+    assert file.after(1) == []
+    with path.open("ab") as half:
+        half.write(b': "two"}\n')
+    assert [event["step"] for event in file.after(1)] == ["two"]
+    events = Events("account", path, kept=5)
+    for _ in range(23):
+        events.tell("more")
+        assert [event["id"] for event in file.after(0)] == [event["id"] for event in events.after(0)]
+    path.unlink()
+    Events("account", path).tell("another life")
+    assert [event["step"] for event in file.after(25)] == ["another life"]
 
 
 def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -25,10 +27,13 @@ from rmq_txn import (
 )
 from rmq_txn.message import Outbound
 from rmq_txn.telemetry import Telemetry
+from rmq_txn.telemetry.gauges import Gauges
+from rmq_txn.telemetry.hooks import TelemetryHooks
 from rmq_txn.testing import MemoryBroker
 from rmq_txn.transport import Execute
 from rmq_txn.transport.wrapped import Hooks, Wrapped
 from rmq_txn.verdict import Verdict
+from tests.kit.documents import blocks, text_of
 from tests.kit.wait import until
 
 pytestmark = pytest.mark.servers
@@ -163,7 +168,7 @@ def test_one_trace_goes_from_the_request_over_rocketmq_to_the_handler(
     causes = {
         (told["rmq_txn.cause"], told["rmq_txn.verdict"]) for told, _ in collected.points("rmq_txn.verdicts")
     }
-    assert {("local transaction", "unknown"), ("check-back", "commit")} <= causes
+    assert {("local transaction", "commit"), ("check-back", "commit")} <= causes
 
 
 def test_each_half_message_has_a_span_and_the_local_transaction_is_in_the_last_of_them(
@@ -244,6 +249,18 @@ def test_gauges_say_what_health_says(memory: MemoryBroker, database: Database, c
             "g-transfer": producer.health().outbox_rows
         }
         assert collected.values("rmq_txn.consumer.parked", "rmq_txn.group") == {"c-transfer": 0}
+
+
+@pytest.mark.parametrize("page", ["docs/telemetry.md", "docs/telemetry.zh-CN.md"])
+def test_the_page_names_every_metric_and_its_example_runs(page: str, database: Database) -> None:
+    text = text_of(page)
+    meter = mock.create_autospec(metrics.Meter, instance=True)
+    Gauges(meter)
+    TelemetryHooks(trace.NoOpTracer(), meter)
+    made = {call.args[0] for call in meter.mock_calls if call[0].startswith("create_")}
+    assert made == set(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE))
+    (example,) = blocks(text, "python")
+    exec(compile(example, page, "exec"), {"database": database})
 
 
 def test_without_an_sdk_messages_go_as_they_are(memory: MemoryBroker, database: Database) -> None:

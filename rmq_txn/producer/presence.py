@@ -11,13 +11,10 @@ from collections.abc import Collection
 
 from rmq_txn.clock import DatabaseClock
 from rmq_txn.database.sql import STATEMENTS
-from rmq_txn.logs import get_logger
 from rmq_txn.producer import txlog
 from rmq_txn.producer.outbox import Outbox
 from rmq_txn.producer.siblings import ProducerRow, Siblings
 from rmq_txn.producer.undisturbed_time import UndisturbedTime
-
-log = get_logger("presence")
 
 _FORGET_SECONDS = 3600.0
 """Rows of processes that ended are deleted after this; long after each of their group has seen it."""

@@ -71,10 +71,15 @@ class Tab:
             with httpx.stream(
                 "GET", f"{self._url}/events", headers=headers, timeout=10, trust_env=False
             ) as answer:
+                kind = "message"
                 for line in answer.iter_lines():
                     if line.startswith("id: "):
                         self._resume_id = line.removeprefix("id: ")
-                    elif line.startswith("data: "):
+                    elif line.startswith("event: "):
+                        kind = line.removeprefix("event: ")
+                    elif line == "":
+                        kind = "message"
+                    elif kind == "message" and line.startswith("data: "):
                         self.events.append(json.loads(line.removeprefix("data: ")))
                         if enough():
                             return True

@@ -612,7 +612,7 @@ def test_what_another_tab_does_moves_nothing_here(page: Any, url: str) -> None:
 
 
 def test_two_tabs_break_at_the_same_time(page: Any, url: str) -> None:
-    """Each kill may hit the transfer of the other tab too; every one of them comes to an end."""
+    """Each kill may hit the other tab's transfer too, or come before its request; each one has an end."""
     other = page.context.new_page()
     other.goto(url)
     expect(other.locator("#accounts tr")).not_to_have_count(0)
@@ -620,7 +620,7 @@ def test_two_tabs_break_at_the_same_time(page: Any, url: str) -> None:
     other.click("[data-fault=kill_before_commit]")
     ends = "".join(f":not([data-state={state}])" for state in ENDS)
     for tab in (page, other):
-        expect(tab.locator("#button-answer")).to_contain_text("No answer")
+        expect(tab.locator("#button-answer")).to_contain_text(re.compile("No answer|does not answer"))
         expect(tab.locator(f".card{ends}")).to_have_count(0)
         books_hold(tab)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from devstack.cache import kept, say
 from devstack.errors import StackError
-from devstack.machine import run_to_its_end
+from rmq_txn.testing.server_software import run_to_its_end
 
 SUITE = "sid"
 _SECONDS = 900.0

@@ -1,4 +1,4 @@
-"""What the machine must offer before a server is started: ports, memory, disk; and programs run on it."""
+"""What the machine must offer before a server is started: ports, memory, disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import ipaddress
 import random
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -120,24 +119,3 @@ def require_disk(folder: Path) -> None:
             f"the disk of {folder} is {used:.0%} full and the broker refuses messages above "
             f"{_BROKER_MAX_DISK_USED:.0%}; free some space or use a folder on another disk"
         )
-
-
-def run_to_its_end(
-    command: list[str], timeout_seconds: float, *, standard_input: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """
-    Run a program, by default without input; what it says on either stream is in `stdout`.
-
-    Raises:
-        subprocess.TimeoutExpired: it was killed, it took too long.
-    """
-    return subprocess.run(
-        command,
-        input=standard_input or "",
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        timeout=timeout_seconds,
-        check=False,
-    )

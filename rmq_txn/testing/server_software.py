@@ -66,7 +66,7 @@ class DatabaseSoftware:
         command = [*self.initialise, f"--datadir={data}"]
         text = " ".join(command)
         try:
-            done = _run(command, _INITIALISE_SECONDS, self.script)
+            done = run_to_its_end(command, _INITIALISE_SECONDS, standard_input=self.script)
         except subprocess.TimeoutExpired as exc:
             raise ServerError(
                 f"the database was not initialised within {_INITIALISE_SECONDS:g} s\ncommand: {text}"
@@ -79,7 +79,7 @@ class DatabaseSoftware:
 
     def version(self) -> str:
         """Return what the server says it is, such as "MySQL 9.7.4-2"."""
-        said = _run([*self.command, "--version"], _VERSION_SECONDS).stdout
+        said = run_to_its_end([*self.command, "--version"], _VERSION_SECONDS).stdout
         found = re.search(r"\bVer (\S+)", said)
         return f"{self.brand} {found[1] if found else said.strip()}"
 
@@ -148,13 +148,18 @@ def _program(program: str, brand: str) -> str | None:
     return path if is_mariadb == (brand == "MariaDB") else None
 
 
-def _run(
-    command: list[str], timeout_seconds: float, text: str | None = None
+def run_to_its_end(
+    command: list[str], timeout_seconds: float, *, standard_input: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; what it says on either stream is in `stdout`."""
+    """
+    Run a program, by default without input; what it says on either stream is in `stdout`.
+
+    Raises:
+        subprocess.TimeoutExpired: it was killed, it took too long.
+    """
     return subprocess.run(  # noqa: S603 - programs of this machine, no shell
         command,
-        input=text or "",
+        input=standard_input or "",
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +56,7 @@ class Events:
         """Add one event; when this returns it survives the end of the process."""
         with self._lock:
             event = {
-                "id": self.newest + 1,
+                "id": newest_id(self._events) + 1,
                 "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
                 "service": self._service,
                 "step": step,
@@ -71,16 +71,10 @@ class Events:
                 self._trim()
                 self._compact()
 
-    @property
-    def newest(self) -> int:
-        """Return the id of the newest event, 0 if there is none."""
-        return int(self._events[-1]["id"]) if self._events else 0
-
     def after(self, seen: int) -> list[Event]:
-        """Return the events after one, oldest first; all of them if it is from another life of the file."""
+        """See events_after."""
         with self._lock:
-            begin = 0 if seen > self.newest else seen
-            return [event for event in self._events if event["id"] > begin]
+            return events_after(self._events, seen)
 
     def count(self, step: str, txn_id: str) -> int:
         """Return how many of the kept events are this step of a transaction."""
@@ -120,11 +114,9 @@ class EventFile:
         self._events: list[Event] = []
 
     def after(self, seen: int) -> list[Event]:
-        """See `Events.after`."""
+        """See events_after."""
         self._refresh()
-        newest = int(self._events[-1]["id"]) if self._events else 0
-        begin = 0 if seen > newest else seen
-        return [event for event in self._events if event["id"] > begin]
+        return events_after(self._events, seen)
 
     def _refresh(self) -> None:
         try:
@@ -142,6 +134,17 @@ class EventFile:
         whole = text[: text.rfind(b"\n") + 1]  # the last line may be half written
         self._read_bytes += len(whole)
         self._events += [event for event in map(_parsed, whole.splitlines()) if event is not None]
+
+
+def newest_id(events: Sequence[Event]) -> int:
+    """Return the id of the newest event, 0 if there is none."""
+    return int(events[-1]["id"]) if events else 0
+
+
+def events_after(events: Sequence[Event], seen: int) -> list[Event]:
+    """Return the events after one, oldest first; all of them if it is from another life of the file."""
+    begin = 0 if seen > newest_id(events) else seen
+    return [event for event in events if event["id"] > begin]
 
 
 async def stream(

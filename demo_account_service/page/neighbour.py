@@ -16,7 +16,7 @@ import structlog
 from fastapi import Request, Response
 
 from demo_chassis.answers import error_answer
-from demo_chassis.events import Event
+from demo_chassis.events import Event, events_after, newest_id
 
 log = structlog.get_logger("demo.neighbour")
 
@@ -99,9 +99,8 @@ class Neighbour:
         return self._connected
 
     def after(self, seen: int) -> list[Event]:
-        """Return its events after one, oldest first."""
-        newest = self._events[-1]["id"] if self._events else 0
-        return [event for event in self._events if event["id"] > seen or seen > newest > 0]
+        """See events_after."""
+        return events_after(self._events, seen)
 
     def start(self) -> None:
         """Begin to follow; it need not be there yet."""
@@ -130,7 +129,7 @@ class Neighbour:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _read_stream(self) -> None:
-        newest = self._events[-1]["id"] if self._events else 0
+        newest = newest_id(self._events)
         async with self._client.stream(
             "GET", f"{self._url}/events", params={"after": newest}, timeout=_SILENCE_SECONDS
         ) as answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Final
@@ -82,25 +82,16 @@ class TelemetryHooks(Hooks):
     def send_half(self, group: str, message: Outbound, send: Callable[[Outbound], None]) -> None:
         """Open the span of the transaction with its first half message, and one for each of them."""
         txn_id = message.properties.get(PROPERTY_TXN_ID, "")
+        more = {_MESSAGE_TYPE: "transaction"}
         if _transaction.get() == txn_id:
-            self._send(group, message, send)
+            self._send(group, "send", message, more, send)
             return
         token = _transaction.set(txn_id)
         try:
             with self._span(f"transaction {group}", {_PRODUCER_GROUP: group, _TXN_ID: txn_id}):
-                self._send(group, message, send)
+                self._send(group, "send", message, more, send)
         finally:
             _transaction.reset(token)
-
-    def _send(self, group: str, message: Outbound, send: Callable[[Outbound], None]) -> None:
-        told = {_TOPIC: message.topic, _PRODUCER_GROUP: group, _OPERATION: "send", _OPERATION_TYPE: "send"}
-        more = {**_of_message(message), _MESSAGE_TYPE: "transaction"}
-        with (
-            self._timed(self._send_seconds, told),
-            self._span(f"send {message.topic}", {**told, **more}, SpanKind.PRODUCER),
-        ):
-            send(_with_context(message))
-        self._count(self._sent, told)
 
     def execute(self, group: str, message: Outbound, message_id: str, execute: Execute) -> Verdict:
         """Note the id; the half message sent last has the local transaction inside."""
@@ -140,13 +131,23 @@ class TelemetryHooks(Hooks):
         self, group: str, message: Outbound, message_id: str, send: Callable[[Outbound, str], None]
     ) -> None:
         """Tell what the relay publishes."""
-        told = {_TOPIC: message.topic, _PRODUCER_GROUP: group, _OPERATION: "relay", _OPERATION_TYPE: "send"}
-        more = {**_of_message(message), _MESSAGE_ID: message_id, _MESSAGE_TYPE: "normal"}
+        more = {_MESSAGE_ID: message_id, _MESSAGE_TYPE: "normal"}
+        self._send(group, "relay", message, more, lambda sent: send(sent, message_id))
+
+    def _send(
+        self,
+        group: str,
+        operation: str,
+        message: Outbound,
+        more: Attributes,
+        send: Callable[[Outbound], None],
+    ) -> None:
+        told = {_TOPIC: message.topic, _PRODUCER_GROUP: group, _OPERATION: operation, _OPERATION_TYPE: "send"}
         with (
             self._timed(self._send_seconds, told),
-            self._span(f"send {message.topic}", {**told, **more}, SpanKind.PRODUCER),
+            self._span(f"send {message.topic}", {**told, **_of_message(message), **more}, SpanKind.PRODUCER),
         ):
-            send(_with_context(message), message_id)
+            send(_with_context(message))
         self._count(self._sent, told)
 
     def deliver(self, group: str, delivery: Delivery, deliver: Deliver) -> Answer:
@@ -178,7 +179,6 @@ class TelemetryHooks(Hooks):
             self._count(self._redelivered, told)
         return answer
 
-    @contextmanager
     def _span(
         self,
         name: str,
@@ -187,23 +187,22 @@ class TelemetryHooks(Hooks):
         *,
         sent: Context | None = None,
         parent: Context | None = None,
-    ) -> Iterator[Span]:
+    ) -> AbstractContextManager[Span]:
         """
-        Make a span the current one of the block.
+        Make a span the current one of a block.
 
         Args:
             sent: the context that a message was sent with, which the span is linked to.
             parent: None: the current one.
         """
         origin = trace.get_current_span(sent).get_span_context() if sent is not None else None
-        with self._tracer.start_as_current_span(
+        return self._tracer.start_as_current_span(
             name,
             context=parent,
             kind=kind,
             attributes={**_SYSTEM, **attributes},
             links=[Link(origin)] if origin is not None and origin.is_valid else None,
-        ) as span:
-            yield span
+        )
 
     @contextmanager
     def _timed(self, histogram: metrics.Histogram, attributes: Attributes) -> Iterator[None]:

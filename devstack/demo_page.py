@@ -117,10 +117,8 @@ def page_served(stack: LocalStack, account: DemoService, points: DemoService, po
     thread = threading.Thread(target=server.run, name="demo page", daemon=True)
     thread.start()
     try:
-        if (
-            not poll_until(lambda: server.started or not thread.is_alive(), _START_SECONDS)
-            or not server.started
-        ):
+        poll_until(lambda: server.started or not thread.is_alive(), _START_SECONDS)
+        if not server.started:
             raise StackError(f"the demo page could not be served on port {port}")
         yield f"http://{HOST}:{port}"
     finally:

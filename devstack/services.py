@@ -60,7 +60,7 @@ class DemoService(Server):
     @property
     def url(self) -> str:
         """Return "http://127.0.0.1:port"."""
-        return f"http://{HOST}:{self._service.ports[0]}"
+        return f"http://{HOST}:{self.port}"
 
     @property
     def port(self) -> int:

@@ -20,6 +20,8 @@ from devstack.software import DATABASES, find
 from rmq_txn import Database, RocketMQ, schema
 from rmq_txn.errors import NativeLibraryError
 from rmq_txn.library import installer
+from rmq_txn.testing import ServerError, server_software
+from rmq_txn.testing.server_software import DatabaseSoftware
 from tests.kit.bench import Bench
 from tests.kit.desk import Desk
 
@@ -214,6 +216,17 @@ def bench(database_url: str, database: Database, unique: str) -> Iterator[Bench]
     bench = Bench(database_url, database, unique)
     with bench.resources:
         yield bench
+
+
+@pytest.fixture
+def installed_database(request: pytest.FixtureRequest) -> DatabaseSoftware:
+    """Return the database server of this machine, for a test that starts one by itself."""
+    try:
+        return server_software.installed()
+    except ServerError as error:
+        if request.config.getoption("--require-servers"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ import pytest
 
 from rmq_txn import Database, schema
 from rmq_txn.errors import LifecycleError
-from rmq_txn.testing import PrivateDatabase, ServerError, server_software
+from rmq_txn.testing import PrivateDatabase, ServerError
+from rmq_txn.testing.server_software import DatabaseSoftware
 from tests.kit.wait import until
 
 STARTS_AND_STAYS = """
@@ -27,18 +28,8 @@ signal.pause()
 """
 
 
-@pytest.fixture(autouse=True)
-def _needs_a_server(request: pytest.FixtureRequest) -> None:
-    try:
-        server_software.installed()
-    except ServerError as error:
-        if request.config.getoption("--require-servers"):
-            raise
-        pytest.skip(str(error))
-
-
 @pytest.fixture
-def child() -> Iterator[subprocess.Popen[str]]:
+def child(installed_database: DatabaseSoftware) -> Iterator[subprocess.Popen[str]]:
     """Return a process that started a server."""
     started = subprocess.Popen(
         [sys.executable, "-c", STARTS_AND_STAYS], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -55,6 +46,7 @@ def is_listening(url: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(found[1]))) == 0
 
 
+@pytest.mark.usefixtures("installed_database")
 def test_it_serves_our_tables_and_leaves_nothing() -> None:
     server = PrivateDatabase()
     with pytest.raises(LifecycleError, match="does not run"):
@@ -82,7 +74,7 @@ def test_it_ends_with_its_process_even_by_kill_9(child: subprocess.Popen[str]) -
 
 
 def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = server_software.DatabaseSoftware(
+    broken = DatabaseSoftware(
         brand="MariaDB",
         command=("sh", "-c", "echo 'no such plugin' >&2; exit 3", "sh"),
         initialise=("true",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Callable
 
 import pymysql
@@ -11,9 +12,9 @@ import yaml
 
 from devstack import LocalStack
 from rmq_txn import Database, Delivery, IdempotentConsumer, Reject, RocketMQ, Transaction, TransactionProducer
-from rmq_txn.cli import exit_codes, main
+from rmq_txn.cli import build_parser, exit_codes, main
 from tests.kit.administrator import administer
-from tests.kit.documents import blocks, text_of
+from tests.kit.documents import blocks, quoted_commands, text_of
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
@@ -75,6 +76,21 @@ def test_the_privileges_suffice_for_all_that_a_service_does(
         assert main([*command, "--database-url", restricted_url]) == exit_codes.OK
     with pytest.raises(pymysql.err.OperationalError, match="denied"):
         rows(restricted_url, "CREATE TABLE mine (id INT)")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_command_of_the_page_is_one(page: str) -> None:
+    """With arguments it must parse; the name alone must be one that has help."""
+    commands = [words for words in quoted_commands(text_of(page)) if words.startswith("rmq-txn ")]
+    assert len(commands) > 5
+    for command in commands:
+        words = shlex.split(command)[1:]
+        if len(words) <= 2:
+            with pytest.raises(SystemExit) as ended:
+                build_parser().parse_args([*words, "--help"])
+            assert ended.value.code == 0, command
+        else:
+            build_parser().parse_args(words)
 
 
 def test_both_pages_have_the_same_commands_and_a_manifest_that_is_one() -> None:

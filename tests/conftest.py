@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -60,9 +61,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell every stack of this run, those of child processes included, which database it runs."""
+    """
+    Prepare what child processes inherit.
+
+    That is which database every stack of this run has, and that Ctrl-C ends them: a run that a shell
+    began with `&` ignores it.
+    """
     if config.getoption("--database"):
         os.environ[DATABASE_VARIABLE] = config.getoption("--database")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

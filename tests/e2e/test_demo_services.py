@@ -548,8 +548,7 @@ def test_ctrl_c_in_the_tutorial_stops_everything(
     browser.write_text(f"#!/bin/sh\necho $1 >{folder}/opened\n")
     browser.chmod(0o755)
     port = free_port_block()
-    # A run that a shell began with `&` ignores the signal, and so would its children.
-    command = ["env", "--default-signal=INT", sys.executable, "-m", "devstack.demo", "--folder", str(folder)]
+    command = [sys.executable, "-m", "devstack.demo", "--folder", str(folder)]
     command += ["--account-port", str(port), "--points-port", str(port + 1), "--page-port", str(port + 2)]
     with subprocess.Popen(
         command,

@@ -16,9 +16,7 @@ import pytest
 from tests.conftest import CHECKOUT
 
 _RUN = (
-    "import importlib, json, signal, sys; module, name, arguments = sys.argv[1:];"
-    # A shell's background jobs, and what they start, ignore Ctrl-C.
-    " signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "import importlib, json, sys; module, name, arguments = sys.argv[1:];"
     " getattr(importlib.import_module(module), name)(**json.loads(arguments))"
 )
 

@@ -57,6 +57,7 @@ function showLanes(states) {
   drawLanes(lanes, sceneOf(shownSteps()));
 }
 
+const transferOf = (events) => events.find((event) => event.transfer_id)?.transfer_id;
 const byTime = (one, other) => one.time.localeCompare(other.time);
 
 function hear(event) {
@@ -162,7 +163,7 @@ function drawNow() {
   $("now").textContent = current ? parts.captionOf(current) : word("nothing");
   $("now").dataset.step = current ? `${current.service}.${current.step}` : "";
   $("sentence").textContent = current ? parts.sentenceOf(current) : "";
-  const transferId = (transactions.get(followed) ?? []).find((event) => event.transfer_id)?.transfer_id;
+  const transferId = transferOf(transactions.get(followed) ?? []);
   $("followed").textContent = followed ? word("followed", transferId ?? followed) : "";
   $("step").disabled = nextStep() === undefined;
   $("replay").disabled = followed === null;
@@ -184,8 +185,8 @@ function setPaused(isPaused) {
   $("pause").setAttribute("aria-pressed", String(paused));
 }
 
-function replay() {
-  follow(followed);
+function replay(txnId) {
+  follow(txnId);
   replaying = true;
   setPaused(false);
   showNext();
@@ -221,8 +222,8 @@ function makeRow(txnId, events, old) {
 }
 
 function moreButtons(txnId, events) {
-  const transferId = events.find((event) => event.transfer_id)?.transfer_id;
-  const show = smallButton("show", () => { follow(txnId); replay(); });
+  const transferId = transferOf(events);
+  const show = showButton(txnId);
   if (["rolled_back", "undone", "orphan"].includes(parts.stateOf(visible(txnId, events), txnId !== followed || nextStep() === undefined)) && sent[transferId]) {
     return [" ", show, " ", smallButton("again", () => send(sent[transferId], $("button-answer")))];
   }
@@ -236,17 +237,18 @@ function drawMends() {
   const known = (txnId, events) => (txnId === followed ? events.slice(0, Math.max(shown.size, reached.get(txnId) ?? 0)) : events);
   const rows = [];
   for (const [txnId, events] of settings.faults ? transactions : []) {
-    const transferId = events.find((event) => event.transfer_id)?.transfer_id;
+    const transferId = transferOf(events);
     const isParked = parts.stateOf(known(txnId, events)) === "parked";
     if (!isParked && !mended.has(transferId)) continue;
-    const show = smallButton("show", () => { follow(txnId); replay(); });
     const button = smallButton("mend", () => mend(transferId));
     button.dataset.mend = transferId;
-    rows.push(element("li", {}, isParked ? `‖ ${transferId} ` : `✓ ${transferId} ${word("is_mended")} `, ...(isParked ? [button, " "] : []), show));
+    rows.push(element("li", {}, isParked ? `‖ ${transferId} ` : `✓ ${transferId} ${word("is_mended")} `, ...(isParked ? [button, " "] : []), showButton(txnId)));
   }
   $("mends").replaceChildren(...rows.reverse());
   $("parked-none").hidden = rows.length > 0;
 }
+
+const showButton = (txnId) => smallButton("show", () => replay(txnId));
 
 function smallButton(key, action) {
   const made = element("button", { type: "button" }, word(key));
@@ -375,7 +377,7 @@ $("step").addEventListener("click", () => {
   setPaused(true);
   showStep();
 });
-$("replay").addEventListener("click", replay);
+$("replay").addEventListener("click", () => replay(followed));
 $("speed").addEventListener("change", () => {
   speed = Number($("speed").value);
   localStorage.setItem(SPEED, $("speed").value);

@@ -19,7 +19,7 @@ from rmq_txn.database import Database
 from rmq_txn.database.sideline import Sideline
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
 from rmq_txn.logs import get_logger
-from rmq_txn.transport import ConsumerTransport, Lag
+from rmq_txn.transport import ConsumerTransport, Lag, TagFilter
 
 log = get_logger("consumer")
 
@@ -60,6 +60,7 @@ class Upkeep:
         self._now = now
         self._moved: tuple[int, float] | None = None
         self._unknown_since: float | None = None
+        self._filters: frozenset[TagFilter] = frozenset()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rmq_txn consumer upkeep", daemon=True)
 
@@ -95,11 +96,12 @@ class Upkeep:
         registered, lag = False, None
         try:
             known = all(self._client.is_registered(topic) for topic in self._topics)
-            registered, lag = known, self._client.lag()
+            registered, lag, filters = known, self._client.lag(), self._client.filters()
         except BrokerUnavailableError as error:
             problems.append(f"the brokers can't be asked: {error}")
         else:
             problems += self._of_brokers(registered, lag)
+            problems += self._of_filters(filters)
         failing = parked = parking.ParkedCount()
         try:
             with sideline.session() as session:
@@ -129,6 +131,18 @@ class Upkeep:
                 f"{stands:.0f} s: a handler hangs, every member is held up, or a message kills the client "
                 "(rmq-txn offsets show)"
             )
+
+    def _of_filters(self, filters: Sequence[TagFilter]) -> Iterator[str]:
+        for item in filters:
+            problem = (
+                f"member {item.member} ({item.language}) of group {self._group} wants only "
+                f"{item.expression!r} of topic {item.topic!r}, and what else comes to its queues is lost to "
+                "the whole group; let it subscribe to '*', or give it a group of its own"
+            )
+            if item not in self._filters:
+                log.error("a member of the group filters", problem=problem)
+            yield problem
+        self._filters = frozenset(filters)
 
     def _of_messages(self, failing: parking.ParkedCount, parked: parking.ParkedCount) -> Iterator[str]:
         if failing.messages:

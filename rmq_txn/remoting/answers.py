@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from rmq_txn.remoting import wire
 _MASTER_BROKER_ID: Final = 0
 _READ: Final = 4
 _WRITE: Final = 2
+_SUBSCRIPTIONS: Final = '"subscriptionSet":'
 _MOST_QUEUES: Final = 65_535  # far above what a broker can hold; each queue is a question or more
 
 
@@ -163,6 +165,27 @@ def _number_of_queues(fields: Mapping[str, object], key: str) -> int:
     if not 0 <= number <= _MOST_QUEUES:
         raise wire.MalformedAnswerError(f"{key} is {number}, expected 0 to {_MOST_QUEUES}")
     return number
+
+
+def read_subscriptions(body: bytes) -> dict[str, str]:
+    """
+    Read what a member of a group subscribed to, topic to expression, out of its ConsumerRunningInfo.
+
+    The whole is no JSON, in any language: it has objects for keys. The part asked for is; inside
+    a text its quotes would be escaped, so it is found by its name.
+    """
+    text = body.decode("utf-8", "replace")
+    before, mark, part = text.partition(_SUBSCRIPTIONS)
+    if not mark:
+        raise wire.MalformedAnswerError(f"ConsumerRunningInfo is {before!r:.80}, without subscriptionSet")
+    try:
+        found, _end = json.JSONDecoder().raw_decode(part.lstrip())
+    except (ValueError, RecursionError) as exc:
+        raise wire.MalformedAnswerError(f"subscriptionSet is {part!r:.80}, expected JSON") from exc
+    if not isinstance(found, list):
+        raise wire.MalformedAnswerError(f"subscriptionSet is {found!r:.80}, expected a list")
+    items = [wire.as_object(item, "subscription") for item in found]
+    return {wire.as_text(item, "topic"): wire.as_text(item, "subString") for item in items}
 
 
 def read_connection(value: object) -> ClientConnection:

@@ -41,6 +41,7 @@ _GET_BROKER_CLUSTER_INFO: Final = 106
 _GET_CONSUMER_CONNECTION_LIST: Final = 203
 _GET_PRODUCER_CONNECTION_LIST: Final = 204
 _UPDATE_AND_CREATE_GROUP: Final = 200
+_GET_CONSUMER_RUNNING_INFO: Final = 307
 
 _PERM_READ_WRITE: Final = 6
 _HALF: Final = 4
@@ -140,6 +141,22 @@ class RemotingClient(RemotingServer):
         """Ask a broker which clients are registered under a consumer group; none: empty."""
         fields = {"consumerGroup": group}
         return self._connections(_GET_CONSUMER_CONNECTION_LIST, fields, "consumer", CONSUMER_NOT_ONLINE)
+
+    def consumer_subscriptions(self, group: str, client_id: str) -> dict[str, str]:
+        """
+        Ask a member of a consumer group, through a broker that knows it, what it subscribed to.
+
+        Returns:
+            Topic to expression, the retry topic of the group included.
+
+        Raises:
+            RemotingError: no such member, it does not answer, or we may not ask.
+        """
+        fields = {"consumerGroup": group, "clientId": client_id, "jstackEnable": "false"}
+        what = f"what member {client_id} of group {group!r} subscribed to"
+        with self._asking(what):
+            _header, body = self._ask(_GET_CONSUMER_RUNNING_INFO, fields, what)
+            return answers.read_subscriptions(body)
 
     def create_consumer_group(self, group: str) -> None:
         """

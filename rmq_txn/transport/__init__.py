@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rmq_txn.message import Delivery, Outbound
+from rmq_txn.remoting.members import TagFilter as TagFilter  # for who writes a transport
 from rmq_txn.verdict import Answer, Verdict
 
 
@@ -150,6 +151,16 @@ class ConsumerTransport(Protocol):
 
         Raises:
             BrokerUnavailableError: they can't be asked.
+        """
+
+    def filters(self) -> tuple[TagFilter, ...]:
+        """
+        Ask which other members of the group leave messages out by their tag: no member gets those.
+
+        A member that can't be asked, or is not answered for, is left out.
+
+        Raises:
+            BrokerUnavailableError: the brokers do not say who the members are.
         """
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:

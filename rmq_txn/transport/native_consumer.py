@@ -8,6 +8,7 @@ from rmq_txn.errors import BrokerUnavailableError, RmqTxnError, SettingsError
 from rmq_txn.logs import get_logger
 from rmq_txn.message import Delivery
 from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.members import GroupMembers, TagFilter
 from rmq_txn.remoting.new_group import pin_new_group
 from rmq_txn.remoting.offsets import places
 from rmq_txn.remoting.refusals import require_pulls
@@ -42,6 +43,7 @@ class NativeConsumer(NativeClient):
         self._expressions = expressions
         self._threads = threads
         self._deliver = deliver
+        self._members = GroupMembers(broker, group, self._instance)
 
     def start(self) -> None:
         """See `ConsumerTransport.start`."""
@@ -125,6 +127,10 @@ class NativeConsumer(NativeClient):
         except RemotingError as error:
             raise BrokerUnavailableError(f"the lag of group {self._group!r} is not told: {error}") from error
         return Lag(sum(place.end - place.offset for place in found), sum(place.offset for place in found))
+
+    def filters(self) -> tuple[TagFilter, ...]:
+        """See `ConsumerTransport.filters`."""
+        return self._members.filters(self._expressions)
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """See `ConsumerTransport.close`."""

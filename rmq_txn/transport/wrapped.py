@@ -18,6 +18,7 @@ from rmq_txn.transport import (
     Execute,
     Lag,
     ProducerTransport,
+    TagFilter,
     Transport,
 )
 from rmq_txn.verdict import Answer, Verdict
@@ -209,6 +210,9 @@ class _Consumer:
 
     def lag(self) -> Lag:
         return self._inner.lag()
+
+    def filters(self) -> tuple[TagFilter, ...]:
+        return self._inner.filters()
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         self._hooks.close(self._group, lambda: self._inner.close(drain_seconds, timeout_seconds))

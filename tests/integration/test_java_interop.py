@@ -211,3 +211,16 @@ def test_java_subscribes_to_one_of_our_tags(peer: JavaPeer, ours: Ours, unique: 
             ours.producer, Message(ours.topic, {"n": 1}, key=tag, tag=tag), lambda _txn: None, form_b=True
         )
     assert received(peer, f"java-{unique}", 1).keys() == {"paid"}
+
+
+def test_a_java_member_of_our_group_that_filters_is_told_by_health(
+    peer: JavaPeer, ours: Ours, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it leaves out of its queues nobody gets: it can't be mended here, so somebody must hear of it."""
+    group = f"c-{ours.topic}"
+    peer.subscribe(group, ours.topic, "created || paid")
+    ours.consumer.start()
+    until(lambda: ours.consumer.health().problems, "the first look at the members", 60)
+    (problem,) = ours.consumer.health().problems
+    assert f" (JAVA) of group {group} wants only 'created || paid' of topic '{ours.topic}'" in problem
+    assert "a member of the group filters" in caplog.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rmq_txn.message import Delivery
-from rmq_txn.transport import Checker, ConsumerTransport, Deliver, Lag, ProducerTransport
+from rmq_txn.transport import Checker, ConsumerTransport, Deliver, Lag, ProducerTransport, TagFilter
 from rmq_txn.verdict import Answer
 
 
@@ -47,6 +47,9 @@ class _Handed:
 
     def lag(self) -> Lag:
         return Lag(0, 0)
+
+    def filters(self) -> tuple[TagFilter, ...]:
+        return ()
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """Close nothing."""

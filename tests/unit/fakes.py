@@ -21,7 +21,7 @@ from rmq_txn.database.sideline import Sideline
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
 from rmq_txn.producer.presence import Presence
-from rmq_txn.transport import Checker, Deliver, Execute, Lag
+from rmq_txn.transport import Checker, Deliver, Execute, Lag, TagFilter
 
 URL = "mysql://app:pw@127.0.0.1:1/shop"
 
@@ -79,6 +79,10 @@ class FakeClient:
     def lag(self) -> Lag:
         """Say that nothing waits."""
         return Lag(0, 0)
+
+    def filters(self) -> tuple[TagFilter, ...]:
+        """Say that nothing is left out."""
+        return ()
 
     instance = "fake-instance"
 

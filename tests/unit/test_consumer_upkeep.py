@@ -13,7 +13,7 @@ from rmq_txn.consumer.parking import ParkedCount
 from rmq_txn.consumer.upkeep import Upkeep
 from rmq_txn.database.sideline import Sideline
 from rmq_txn.errors import BrokerUnavailableError, DatabaseUnavailableError
-from rmq_txn.transport import ConsumerTransport, Lag
+from rmq_txn.transport import ConsumerTransport, Lag, TagFilter
 
 
 class Client:
@@ -22,6 +22,7 @@ class Client:
     def __init__(self) -> None:
         self.registered = True
         self.behind: Lag | Exception = Lag(0, 7)
+        self.others: tuple[TagFilter, ...] = ()
 
     def is_registered(self, _topic: str) -> bool:
         return self.registered
@@ -30,6 +31,9 @@ class Client:
         if isinstance(self.behind, Exception):
             raise self.behind
         return self.behind
+
+    def filters(self) -> tuple[TagFilter, ...]:
+        return self.others
 
 
 class Line:
@@ -118,6 +122,20 @@ def test_a_consumer_that_brokers_do_not_know_is_a_problem_when_they_should_have_
     assert post.look(1).problems == ()
     post.client.registered = False
     assert post.look(1).problems == ()
+
+
+def test_a_member_that_filters_is_a_problem_while_it_is_there_and_logged_once(
+    post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
+    post.client.others = (TagFilter("10.0.0.7@12", "JAVA", "transfer", "created || paid"),)
+    for _ in range(2):
+        (problem,) = post.look().problems
+        assert problem.startswith(
+            "member 10.0.0.7@12 (JAVA) of group points wants only 'created || paid' of topic 'transfer'"
+        )
+        assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+    post.client.others = ()
+    assert post.look().problems == ()
 
 
 def test_brokers_and_database_that_can_not_be_asked_are_problems_and_no_numbers(post: Post) -> None:

@@ -29,6 +29,7 @@ QUESTIONS: dict[str, Callable[[], Any]] = {
     "brokers": BROKER.cluster_info,
     "producers": lambda: BROKER.producer_connections("g"),
     "consumers": lambda: BROKER.consumer_connections("g"),
+    "subscriptions": lambda: BROKER.consumer_subscriptions("g", "c"),
     "offset": lambda: BROKER.consumer_offset("g", "t", 0),
     "end": lambda: BROKER.max_offset("t", 0),
     "beginning": lambda: BROKER.min_offset("t", 0),
@@ -93,6 +94,9 @@ KEYS = st.sampled_from(
         "writeQueueNums",
         "perm",
         "connectionSet",
+        "subscriptionSet",
+        "subString",
+        "topic",
         "clientId",
         "version",
         "brokerAddrTable",
@@ -185,8 +189,17 @@ def test_a_damaged_answer_ends_in_a_value_or_in_our_error(data: st.DataObject) -
         b'"\\' + b'"\\' * 200_000,
         b'{"brokerDatas":[{"brokerAddrs":{0:"' + b"a" * 70 + b'.b:1"}}],"queueDatas":[]}',
         b'{"brokerDatas":[],"queueDatas":[{"readQueueNums":999999999}]}',
+        b'{"mqTable":{{"queueId":0}:{}},"subscriptionSet":' + b"[" * 200_000,
     ],
-    ids=["deep list", "deep object", "long number", "quotes without end", "long label", "many queues"],
+    ids=[
+        "deep list",
+        "deep object",
+        "long number",
+        "quotes without end",
+        "long label",
+        "many queues",
+        "subscriptions",
+    ],
 )
 def test_an_answer_made_to_hurt_ends_soon(body: bytes) -> None:
     """In nesting, in length, in steps."""

@@ -46,6 +46,19 @@ class LifeContract:
             with pytest.raises(BrokerUnavailableError, match="missing"):
                 known.is_registered(f"{desk.topic}-missing")
 
+    def test_a_member_that_filters_is_told_to_the_others_of_its_group(self, desk: Desk) -> None:
+        """Not to itself; one that wants everything is no filter."""
+        group = desk.new_group()
+        whole = desk.new_consumer(lambda _delivery: ACK, group=group)
+        also_whole = desk.new_consumer(lambda _delivery: ACK, group=group)
+        picky = desk.new_consumer(lambda _delivery: ACK, group=group, tags=["created", "paid"])
+        for member in (whole, also_whole):
+            until(member.filters, "the brokers know the one that filters")
+            (found,) = member.filters()
+            assert found.topic == desk.topic
+            assert sorted(found.expression.split(" || ")) == ["created", "paid"]
+        assert picky.filters() == ()
+
     def test_an_unreachable_broker_is_told_at_start(self) -> None:
         """By both kinds of client, in a few seconds."""
         transport = self.unreachable()

@@ -16,7 +16,7 @@ from rmq_txn.message import Outbound
 from rmq_txn.testing.crashes import Crash
 from rmq_txn.testing.memory.groups import ConsumerMember, ProducerMember, Stored, Waiting
 from rmq_txn.testing.memory.store import MemoryStore
-from rmq_txn.transport import Check, Checker, Deliver, Execute, Lag
+from rmq_txn.transport import Check, Checker, Deliver, Execute, Lag, TagFilter
 from rmq_txn.verdict import Answer, Verdict
 
 log = get_logger("testing.memory")
@@ -192,6 +192,10 @@ class MemoryConsumer:
     def lag(self) -> Lag:
         """See `ConsumerTransport.lag`."""
         return self._store.lag(self._member.group)
+
+    def filters(self) -> tuple[TagFilter, ...]:
+        """See `ConsumerTransport.filters`."""
+        return self._store.filters(self._member)
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """See `ConsumerTransport.close`."""

@@ -6,11 +6,11 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from rmq_txn.message import Delivery, Outbound
-from rmq_txn.transport import Deliver
+from rmq_txn.transport import Deliver, TagFilter
 
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """`maxMessageSize` of a broker."""
@@ -117,6 +117,12 @@ class ConsumerMember:
         """Whether the tag of a message of its topics is among those that it asked for."""
         tags = self.subscriptions[message.topic]
         return tags is None or message.tag in tags
+
+    def filters(self, topics: Container[str]) -> Iterator[TagFilter]:
+        """Tell what it leaves out of some topics."""
+        for topic, tags in self.subscriptions.items():
+            if tags is not None and topic in topics:
+                yield TagFilter(self.instance, "PYTHON", topic, " || ".join(sorted(tags)))
 
 
 @dataclass(eq=False, slots=True)

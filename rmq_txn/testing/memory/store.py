@@ -28,7 +28,7 @@ from rmq_txn.testing.memory.groups import (
 )
 from rmq_txn.testing.memory.settings import MemorySettings
 from rmq_txn.testing.memory.story import Story
-from rmq_txn.transport import Lag
+from rmq_txn.transport import Lag, TagFilter
 from rmq_txn.verdict import Verdict
 
 _AWAY = "the memory broker is away, as the test has asked for"
@@ -100,6 +100,12 @@ class MemoryStore:
         """Return the producers of a group that the broker would ask."""
         with self.changed:
             return [member for member in self._producers if member.group == group]
+
+    def filters(self, member: ConsumerMember) -> tuple[TagFilter, ...]:
+        """Return what the other members of a consumer's group leave out of its topics."""
+        with self.changed:
+            others = [one for one in self._consumers if one.group == member.group and one is not member]
+            return tuple(found for one in others for found in one.filters(member.subscriptions))
 
     def join_consumer(self, member: ConsumerMember) -> None:
         """Take note of a consumer; a group that is new to a topic begins where the settings say."""

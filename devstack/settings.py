@@ -106,6 +106,8 @@ class StackSettings:
         database_options: more options of the database server, "innodb_lock_wait_timeout": "5".
         name_server_heap_mb: heap of the name server, 64 or more.
         broker_heap_mb: heap of the process of the broker, 256 or more.
+        short_lived: made to live for minutes. Java then leaves out its second compiler, which costs more
+            than it brings before a server has run for long.
         credentials: user and secret with which the stack asks a broker that enforces access control.
         cache_folder: where what was fetched is kept for all stacks: jars of RocketMQ, database servers.
     """
@@ -123,6 +125,7 @@ class StackSettings:
     database_options: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     name_server_heap_mb: int = 128
     broker_heap_mb: int = 512
+    short_lived: bool = False
     credentials: tuple[str, str] | None = None
     cache_folder: Path = CHECKOUT / ".devstack"
 
@@ -175,6 +178,7 @@ class StackSettings:
         values: dict[str, object] = {
             "transaction_timeout_seconds": 3.0,
             "transaction_check_interval_seconds": 5.0,
+            "short_lived": True,
             **overrides,
             "broker_properties": {"messageDelayLevel": _FAST_DELAY_LEVELS, **SHORT_POLLS, **more},
         }

@@ -19,7 +19,7 @@ from devstack.errors import StackError
 from devstack.program import NotReadyError
 from devstack.settings import StackPorts, StackSettings
 from devstack.software import find
-from rmq_txn.testing.server_software import SMALL_SERVER, DatabaseSoftware, ServerError
+from rmq_txn.testing.server_software import SMALL_SERVER, DatabaseSoftware, ServerError, own_temporary_folder
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -85,6 +85,7 @@ class DatabaseServer:
         return [
             *software.command,
             f"--datadir={data}",
+            own_temporary_folder(data),
             f"--init-file={self._init_file}",
             f"--port={self.port}",
             f"--bind-address={HOST}",

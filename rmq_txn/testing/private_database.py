@@ -16,7 +16,13 @@ from rmq_txn.database import Database
 from rmq_txn.errors import DatabaseUnavailableError, LifecycleError
 from rmq_txn.quantities import positive_number
 from rmq_txn.testing.engine import HOST, free_ports
-from rmq_txn.testing.server_software import SMALL_SERVER, DatabaseSoftware, ServerError, installed
+from rmq_txn.testing.server_software import (
+    SMALL_SERVER,
+    DatabaseSoftware,
+    ServerError,
+    installed,
+    own_temporary_folder,
+)
 
 _PORT_ATTEMPTS: Final = 5
 _POLL_SECONDS: Final = 0.05
@@ -119,6 +125,7 @@ class PrivateDatabase:
         command = [
             *software.command,
             f"--datadir={data}",
+            own_temporary_folder(data),
             f"--init-file={accounts}",
             f"--port={port}",
             f"--bind-address={HOST}",

@@ -63,7 +63,7 @@ class DatabaseSoftware:
             ServerError: the program failed, or took too long.
         """
         data.mkdir()
-        command = [*self.initialise, f"--datadir={data}"]
+        command = [*self.initialise, f"--datadir={data}", own_temporary_folder(data)]
         text = " ".join(command)
         try:
             done = run_to_its_end(command, _INITIALISE_SECONDS, standard_input=self.script)
@@ -82,6 +82,18 @@ class DatabaseSoftware:
         said = run_to_its_end([*self.command, "--version"], _VERSION_SECONDS).stdout
         found = re.search(r"\bVer (\S+)", said)
         return f"{self.brand} {found[1] if found else said.strip()}"
+
+
+def own_temporary_folder(data: Path) -> str:
+    """
+    Make a folder beside a server's data for its temporary files; return the option that names it.
+
+    Without it all servers of a machine share one, and MariaDB, when it starts, removes the temporary tables
+    that it finds there: those of a server that runs, too.
+    """
+    folder = data.parent / "temporary"
+    folder.mkdir(exist_ok=True)
+    return f"--tmpdir={folder}"
 
 
 def installed() -> DatabaseSoftware:

@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rmq_txn.errors import BrokerUnavailableError, LifecycleError
@@ -221,8 +222,8 @@ class NativeProducer(NativeClient):
             raise BrokerUnavailableError(f"topic {topic!r} has no broker now")
         return found
 
-    def close(self, timeout_seconds: float) -> None:
-        """See `ProducerTransport.close`."""
+    def close(self, timeout_seconds: float, *, patience_seconds: float = STOP_PATIENCE_SECONDS) -> None:
+        """See `ProducerTransport.close`; the patience is for the native shutdown."""
         deadline = time.monotonic() + timeout_seconds
         self._closing.set()
         if self._handle is None:
@@ -231,14 +232,13 @@ class NativeProducer(NativeClient):
             # Stopping it under a running call would crash the process; the calls are bounded.
             log.error("a send or a check-back still runs, the client is left open", group=self._group)
             return
-        self._stop(min(STOP_PATIENCE_SECONDS, max(0.0, deadline - time.monotonic())))
+        self._stop(min(patience_seconds, max(0.0, deadline - time.monotonic())))
 
     def close_later(self) -> None:
         """Close on a thread of its own: nobody waits for half a second of quiet."""
         if self._handle is not None:
-            threading.Thread(
-                target=self.close, args=(_SCOUT_CLOSE_SECONDS,), name="rmq_txn close scout", daemon=True
-            ).start()
+            close = partial(self.close, _SCOUT_CLOSE_SECONDS, patience_seconds=_SCOUT_CLOSE_SECONDS)
+            threading.Thread(target=close, name="rmq_txn close scout", daemon=True).start()
 
     def close_at_exit(self, timeout_seconds: float) -> None:
         """See NativeClient."""

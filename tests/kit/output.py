@@ -28,7 +28,8 @@ class Output:
     The outputs of one document. It remembers which id here is which id there.
 
     Args:
-        now_and_then: how lines begin that may be printed anywhere, or not at all.
+        now_and_then: how lines begin that may be printed anywhere, or not at all. One that a document
+            shows must be printed, and may come earlier than there.
     """
 
     def __init__(self, now_and_then: Sequence[str] = ()) -> None:
@@ -49,19 +50,25 @@ class Output:
             AssertionError: a line is another one than the expected, and nothing may stand before that.
         """
         ids, taken, may_skip = dict(self._ids), 0, False
+        early = list[str]()
         for line in expected:
             if line == ELLIPSIS:
                 may_skip = True
                 continue
-            while True:
+            found = None
+            for number, seen in enumerate(early):
+                if (found := _ids_of(line, seen, ids)) is not None:
+                    del early[number]
+                    break
+            while found is None:
                 if taken == len(said):
                     return None
                 found = _ids_of(line, said[taken], ids)
                 taken += 1
-                if found is not None:
-                    break
-                may_be_said = may_skip or not self.of_note([said[taken - 1]])
-                assert may_be_said, f"expected is {line!r}, said was {said[taken - 1]!r}"
+                if found is None:
+                    is_early = not self.of_note([said[taken - 1]])
+                    assert may_skip or is_early, f"expected is {line!r}, said was {said[taken - 1]!r}"
+                    early += [said[taken - 1]] * is_early
             ids.update(found)
             may_skip = False
         self._ids = ids

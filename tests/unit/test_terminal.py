@@ -84,6 +84,14 @@ def test_what_is_printed_now_and_then_is_passed_over_and_still_found_where_it_is
     assert output.of_note(["now and then x", "a"]) == ["a"]
 
 
+def test_what_is_printed_now_and_then_and_shown_may_come_earlier_than_it_is_shown() -> None:
+    """But it must come, and counts once."""
+    expected = ["a", "now and then", "now and then", "b"]
+    assert Output(["now and then"]).match(expected, ["now and then", "a", "now and then", "b"]) == 4
+    with pytest.raises(AssertionError, match="expected is 'now and then'"):
+        Output(["now and then"]).match(expected, ["now and then", "a", "b"])
+
+
 def test_a_comparison_that_fails_binds_nothing() -> None:
     """It is asked again and again while a program prints."""
     output = Output()

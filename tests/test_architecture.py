@@ -54,6 +54,7 @@ WRAPPED = {
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {
         "rmq_txn.database.connection",
+        "rmq_txn.database.matched_rows",
         "rmq_txn.database.pool",
         "rmq_txn.database.session",
         "rmq_txn.database.sideline",

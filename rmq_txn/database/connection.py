@@ -102,6 +102,7 @@ class WatchedConnection(_Connection):
     if TYPE_CHECKING:  # of PyMySQL, not in its stubs
         server_status: int
         server_thread_id: tuple[int]
+        server_capabilities: int
         _result: Any
 
     def __init__(self, **parameters: Any) -> None:
@@ -275,6 +276,12 @@ class WatchedConnection(_Connection):
         self._unanswered = False
         self._heed(answer.server_status, answer.message)
         return answer
+
+    def text_of(self, message: bytes) -> bytes:
+        """Return the text for people in an answer without rows, such as `Rows matched: 1  Changed: 0 ...`."""
+        if not message or not self.server_capabilities & CLIENT.SESSION_TRACK:
+            return message  # all of it
+        return _sized(message, 0)[0]
 
     def _heed_failure(self, error: pymysql.err.MySQLError) -> None:
         code = error.args[0] if error.args else None

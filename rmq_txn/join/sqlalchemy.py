@@ -18,6 +18,7 @@ import sqlalchemy
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
+from rmq_txn.database.matched_rows import MatchedRowsCursor
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import LifecycleError, SettingsError
@@ -216,12 +217,20 @@ class _Line:
                 "use begin_nested() for a part"
             )
 
+    def cursor(self, *kind: Any) -> Any:
+        """Return a cursor that counts the rows an UPDATE matched, unless another kind is asked for."""
+        self._require_running()
+        return self._connection.cursor(*kind or (MatchedRowsCursor,))
+
     def close(self) -> None:
         """Do nothing: the connection is lent."""
 
-    def __getattr__(self, name: str) -> Any:
+    def _require_running(self) -> None:
         if self._over:
             raise LifecycleError("the transaction that this session was joined to is over")
+
+    def __getattr__(self, name: str) -> Any:
+        self._require_running()
         return getattr(self._connection, name)
 
 

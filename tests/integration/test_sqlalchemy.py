@@ -120,6 +120,33 @@ def test_a_block_that_raises_takes_back_what_the_session_did(
     assert desk.effects() == ["b"]
 
 
+def test_an_update_counts_the_rows_that_it_matched(desk: Desk, sessions: sessionmaker[Session]) -> None:
+    """Also if they were so already, in any language of the server; else SQLAlchemy raises StaleDataError."""
+    publish(desk, Session(), "a")
+    session = sessions()
+    with desk.producer.transaction(join=joined(session)) as txn:
+        effect = session.scalars(sqlalchemy.select(Effect)).one()
+        assert txn.execute("UPDATE effect SET note = 'new'") == 1  # no ORM: the rows changed, as ever
+        assert txn.execute("UPDATE effect SET note = 'new'") == 0
+        effect.note = "new"
+        session.flush()
+        for sql in (
+            "UPDATE effect SET note = 'new'",
+            "/* traced */ -- by a tool\n update effect SET note = 'new'",
+            "UPDATE effect SET note = 'new' WHERE id <> ''",
+        ):
+            for language in (
+                "de_DE",
+                "ja_JP",
+                "en_US",
+            ):  # also: an answer with news
+                session.execute(sqlalchemy.text(f"SET lc_messages = '{language}'"))
+                assert session.execute(sqlalchemy.text(sql)).rowcount == 1  # type: ignore[attr-defined]
+        assert session.execute(sqlalchemy.text("UPDATE effect SET note = 1 WHERE 0")).rowcount == 0  # type: ignore[attr-defined]
+        inserted = session.execute(sqlalchemy.text("INSERT INTO effect (id) VALUES ('b'), ('c')"))
+        assert inserted.rowcount == 2  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("call", ["commit", "rollback", "close", "invalidate"])
 def test_a_session_does_not_end_the_transaction_that_it_was_joined_to(
     desk: Desk, sessions: sessionmaker[Session], call: str

@@ -26,6 +26,16 @@ from rmq_txn.errors import LifecycleError, SettingsError
 _ENDS = ("commit", "rollback", "close", "reset", "invalidate", "prepare")
 """Calls of the session that would end the transaction."""
 
+_ROLLED_BACK = (
+    "the session was rolled back inside the block, nothing is committed; raise to roll back, use "
+    "begin_nested() for a part"
+)
+_REFUSED_COMMIT = (
+    "the session's transaction was committed inside the block, by `with session.begin()` or its commit(): "
+    "refused, nothing is committed; leave begin() out, the block of producer or consumer begins and commits, "
+    "and use begin_nested() for a part"
+)
+
 _vouched: weakref.WeakKeyDictionary[sqlalchemy.Engine, weakref.WeakSet[Any]] = weakref.WeakKeyDictionary()
 """Engines, and the pools of ours that were found to lead to the same database; asked once a process."""
 
@@ -129,6 +139,7 @@ class SessionJoin:
 
     def flush(self) -> None:
         """See `Join.flush`."""
+        self._running.require_whole()  # SQLAlchemy's own words are no help
         self._session.flush()
         self._running.require_whole()
 
@@ -181,14 +192,14 @@ class _Line:
 
     Its `rollback` sends nothing and is remembered. SQLAlchemy calls it when a flush failed, or when a
     transaction object of its own is rolled back, and forgets work that the server still holds: such a
-    block can only fail.
+    block can only fail. So can one whose transaction object was committed, which is refused.
     """
 
     def __init__(self, txn: Transaction) -> None:
         self._connection = txn.connection
         self._commit: Callable[[], None] | None = None
         self._over = False
-        self.undone = False
+        self.undone = ""  # else what to say of it
 
     def commit_with(self, commit: Callable[[], None]) -> None:
         """Let the next `commit` be this one."""
@@ -201,21 +212,18 @@ class _Line:
     def commit(self) -> None:
         commit, self._commit = self._commit, None
         if commit is None:
-            _refused("commit")()
-        else:
-            commit()
+            self.undone = _REFUSED_COMMIT
+            raise LifecycleError(_REFUSED_COMMIT)
+        commit()
 
     def rollback(self) -> None:
         """Send nothing, but remember: what SQLAlchemy took back must not be committed."""
-        self.undone = True
+        self.undone = self.undone or _ROLLED_BACK
 
     def require_whole(self) -> None:
-        """Raise LifecycleError if SQLAlchemy took back what the server still holds."""
+        """Raise LifecycleError if SQLAlchemy took back, or thinks committed, what the server still holds."""
         if self.undone:
-            raise LifecycleError(
-                "the session was rolled back inside the block, nothing is committed; raise to roll back, "
-                "use begin_nested() for a part"
-            )
+            raise LifecycleError(self.undone)
 
     def cursor(self, *kind: Any) -> Any:
         """Return a cursor that counts the rows an UPDATE matched, unless another kind is asked for."""
@@ -252,7 +260,7 @@ _lines = _Lines()
 def _connection_over(line: _Line) -> sqlalchemy.Connection:
     _lines.line = line
     connection = _lines.engine.connect()
-    line.undone = False  # the dialect's first look at a server ends in a rollback
+    line.undone = ""  # the dialect's first look at a server ends in a rollback
     return connection
 
 

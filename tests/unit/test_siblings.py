@@ -141,3 +141,40 @@ def test_kills_that_lie_far_apart_do_not_add_up() -> None:
         group.row(f"crashed-{n}", 50.0, named=False)
         assert group.look() == CALM
         group.clock += 300.0
+
+
+def test_kills_add_up_for_as_long_as_a_copy_may_wait_that_saw_the_first() -> None:
+    """The budget, and as much more as it takes to notice one that is gone."""
+    for apart, adds_up in ((209.0, True), (214.0, False)):
+        group = Group()
+        for n in range(4):
+            group.row(f"crashed-{n}")
+            group.look()
+            group.row(f"crashed-{n}", 50.0, named=False)
+            last = group.look()
+            group.clock += apart - 20.0
+        assert bool(last.events) is adds_up
+
+
+def test_who_stands_still_and_is_named_is_a_suspect_and_did_not_end() -> None:
+    """It may be the one that answers: it is told as long as it is, and not as gone."""
+    group = Group()
+    for n in range(5):
+        group.row(f"frozen-{n}")
+    assert group.look() == CALM
+    for n in range(5):
+        group.row(f"frozen-{n}", 50.0)
+    found = group.look()
+    assert len(found.suspects) == 5
+    assert found.events == ()
+
+
+def test_a_row_that_somebody_deleted_counts_as_an_end_without_good_bye() -> None:
+    """Nobody knows what its producer would have said."""
+    group = Group()
+    for n in range(4):
+        group.row(f"gone-{n}")
+    assert group.look() == CALM
+    group.rows.clear()
+    group.named.clear()
+    assert group.look().events == ("4 producers of this group ended without good-bye",)

@@ -297,3 +297,46 @@ def test_the_real_clock_goes_on_while_the_machine_sleeps() -> None:
     """Time since boot, not the time it was awake."""
     uptime = Path("/proc/uptime").read_text(encoding="ascii").split()[0]
     assert abs(boot_seconds() - float(uptime)) < 30
+
+
+def test_its_own_disturbances_are_counted_for_the_others_and_those_of_the_group_are_not(rig: Rig) -> None:
+    """Passed on, what another one told would go round for ever."""
+    assert rig.time.disturbances == 0
+    rig.clocks.pass_(6.0)
+    rig.time.tick()
+    assert rig.time.disturbances == 1
+    rig.time.disturb("a check-back that can't be answered")
+    assert rig.time.disturbances == 2
+    rig.time.disturb_by_group("producer a of this group was disturbed")
+    rig.time.keep_disturbing_by_group("other clients of this group answer, too")
+    rig.run(3)
+    assert rig.time.disturbances == 2
+
+
+def test_what_the_group_did_begins_the_time_anew_but_not_this_process_s_own(rig: Rig) -> None:
+    since = rig.time.tick()
+    rig.run(10)
+    rig.time.disturb_by_group("producer a of this group was disturbed")
+    assert rig.time.tick() == rig.clocks.monotonic
+    assert rig.time.tick_own() == since
+
+
+def test_a_suspect_disturbs_from_the_moment_it_is_told_until_it_is_not_told_any_more(rig: Rig) -> None:
+    rig.run(10)
+    rig.time.keep_disturbing_by_group("other clients of this group answer, too")
+    told = rig.clocks.monotonic
+    assert rig.time._since == told  # before the next tick
+    rig.run(10)
+    assert rig.time.tick() == rig.clocks.monotonic
+    rig.time.keep_disturbing_by_group("")
+    last = rig.clocks.monotonic
+    rig.run(10)
+    assert rig.time.tick() == last
+
+
+def test_nothing_is_settled_before_anybody_vouched_for_the_group() -> None:
+    rig = Rig()
+    rig.looks = False
+    rig.commit()
+    rig.run(int(BUDGET) + 100)
+    assert rig.settled() == []

@@ -27,6 +27,7 @@ TIERS: dict[str, int] = {
     "rmq_txn.producer": 4,
     "rmq_txn.consumer": 4,  # a service may have only one of them
     "rmq_txn.join": 5,
+    "rmq_txn.operating": 5,
     "rmq_txn.upkeep": 5,
     "rmq_txn.telemetry": 5,
     "rmq_txn.testing": 5,
@@ -64,6 +65,7 @@ WRAPPED = {
 }
 DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
+    "rmq_txn.operating.database_checks",
     "rmq_txn.producer.checkback",
 }
 

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import NoReturn
 
-from rmq_txn.cli import consume, dlq, exit_codes, native, offsets, outbox, parked, prune, schema
+from rmq_txn.cli import consume, dlq, doctor, exit_codes, native, offsets, outbox, parked, prune, schema
 from rmq_txn.errors import RmqTxnError
 from rmq_txn.logs import one_line, redact
 
@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     dlq.add_parser(commands)
     outbox.add_parser(commands)
     prune.add_parser(commands)
+    doctor.add_parser(commands)
     return parser
 
 

@@ -12,8 +12,12 @@ from rmq_txn.errors import SettingsError
 
 if TYPE_CHECKING:
     from rmq_txn.database import Database
+    from rmq_txn.remoting.cluster import ClusterSettings
 
 URL_VARIABLE = "RMQ_TXN_DATABASE_URL"
+NAME_SERVER_VARIABLE = "RMQ_TXN_NAME_SERVER"
+ACCESS_KEY_VARIABLE = "RMQ_TXN_ACCESS_KEY"
+SECRET_KEY_VARIABLE = "RMQ_TXN_SECRET_KEY"  # noqa: S105 - the name of a variable
 
 
 def add_url(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +48,32 @@ def opened(arguments: argparse.Namespace) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+def add_name_server(parser: argparse.ArgumentParser) -> None:
+    """Add `--name-server`."""
+    parser.add_argument(
+        "--name-server",
+        metavar="HOST:PORT",
+        help=f"several separated by ';' (default: {NAME_SERVER_VARIABLE}); the broker's user, if it asks for "
+        f"one: {ACCESS_KEY_VARIABLE} and {SECRET_KEY_VARIABLE}",
+    )
+
+
+def cluster(arguments: argparse.Namespace) -> ClusterSettings:
+    """
+    Return the cluster that `--name-server` or the environment names.
+
+    Raises:
+        SettingsError: neither does, or what they say is not usable.
+    """
+    name_server = arguments.name_server or os.environ.get(NAME_SERVER_VARIABLE)
+    if not name_server:
+        raise SettingsError(f"which cluster? pass --name-server HOST:PORT or set {NAME_SERVER_VARIABLE}")
+    from rmq_txn.remoting.cluster import ClusterSettings
+
+    keys = os.environ.get(ACCESS_KEY_VARIABLE), os.environ.get(SECRET_KEY_VARIABLE)
+    return ClusterSettings(name_server, access_key=keys[0] or None, secret_key=keys[1] or None)
 
 
 def positive_number(text: str) -> float:

@@ -80,14 +80,7 @@ def _install(arguments: argparse.Namespace) -> int:
 
 def _status(_arguments: argparse.Namespace) -> int:
     found = installer.status()
-    # The file beside `rocketmq` wins over one of the system, as in rocketmq/ffi.py.
-    loaded = str(found.path) if found.sha256 else found.system_library
-    if found.platform_problem is not None:
-        problem: str | None = found.platform_problem
-    elif loaded is None or found.path is None:
-        problem = "not present"
-    else:
-        problem = installer.load_problem(loaded)
+    problem = installer.usable_problem(found)
     elsewhere = f"no, but the system has {found.system_library}" if found.system_library else "no"
     for name, value in (
         ("path", found.path or "none: rocketmq-client-python is not installed"),
@@ -101,4 +94,5 @@ def _status(_arguments: argparse.Namespace) -> int:
     if problem is None:
         return exit_codes.OK
     installer.require()  # says best what to run when it is the platform, the package or the file
+    loaded = found.path if found.sha256 else found.system_library
     raise NativeLibraryError(f"{loaded} can't be used: {problem}; run `rmq-txn native install`")

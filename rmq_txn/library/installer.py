@@ -189,6 +189,17 @@ def load_problem(library: str) -> str | None:
     return None
 
 
+def usable_problem(found: LibraryStatus) -> str | None:
+    """Load the library that `status` found, in a child; return why it can't be used, or None if it can."""
+    if found.platform_problem is not None:
+        return found.platform_problem
+    # The file beside `rocketmq` wins over one of the system, as in rocketmq/ffi.py.
+    loaded = str(found.path) if found.sha256 else found.system_library
+    if loaded is None or found.path is None:
+        return "not present"
+    return load_problem(loaded)
+
+
 def _package_folder() -> Path | None:
     """
     Return the folder of `rocketmq/ffi.py` without importing `rocketmq`.

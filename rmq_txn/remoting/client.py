@@ -42,6 +42,8 @@ _GET_CONSUMER_CONNECTION_LIST: Final = 203
 _GET_PRODUCER_CONNECTION_LIST: Final = 204
 _UPDATE_AND_CREATE_GROUP: Final = 200
 _GET_CONSUMER_RUNNING_INFO: Final = 307
+_VIEW_MESSAGE_BY_ID: Final = 33
+_GET_TOPIC_CONFIG: Final = 351
 
 _PERM_READ_WRITE: Final = 6
 _HALF: Final = 4
@@ -295,6 +297,28 @@ class RemotingClient(RemotingServer):
                 if message.offset <= before:  # who reads on from there would never end
                     raise wire.MalformedAnswerError(f"offset {message.offset} after {before}")
             return found
+
+    def stored_message(self, commit_log_offset: int) -> StoredMessage:
+        """Ask a broker for the message at an offset of its commit log: a half message, for instance."""
+        what = f"the message at {commit_log_offset} of its commit log"
+        with self._asking(what):
+            _header, body = self._ask(_VIEW_MESSAGE_BY_ID, {"offset": str(commit_log_offset)}, what)
+            found = read_messages(body)
+            if len(found) != 1:
+                raise wire.MalformedAnswerError(f"{len(found)} messages, expected one")
+            return found[0]
+
+    def topic_message_type(self, topic: str) -> str:
+        """
+        Ask a broker for the message type of a topic: NORMAL if it was made without one.
+
+        Brokers before 5.0 do not know the question.
+        """
+        what = f"the configuration of topic {topic!r}"
+        with self._asking(what):
+            answer = wire.as_object(self._ask_body(_GET_TOPIC_CONFIG, {"topic": topic}, what), "topic config")
+            attributes = wire.as_object(answer.get("attributes") or {}, "attributes")
+            return str(attributes.get("message.type") or "NORMAL")
 
     def broker_config(self) -> dict[str, str]:
         """Ask a broker for its configuration; administrators may, where access control is enforced."""

@@ -73,6 +73,15 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "read_clock": ((), 1),
     "raise_schema_version": ((b"secret", schema.VERSION, schema.VERSION), 0),
     "insert_identity": ((schema.VERSION, "id", b"secret"), 1),
+    "read_server_settings": ((["version", "read_only"],), 2),
+    "try_select": ((), 1),
+    "try_update": ((), 0),
+    "try_delete": ((), 0),
+    "try_insert_log": ((), 0),
+    "try_insert_outbox": ((), 0),
+    "try_insert_producers": ((), 0),
+    "try_insert_inbox": ((), 0),
+    "try_insert_parked": ((), 0),
     "release_tripwire": ((), 0),
 }
 # The server ends the connection that asks: its answer is an error, and the connection is gone.

@@ -61,7 +61,7 @@ def test_a_statement_is_one_line_of_sql_and_nothing_else(name: str) -> None:
     assert statement == " ".join(statement.split())
     verbs = (
         "SELECT|INSERT INTO|UPDATE|DELETE FROM|SET SESSION|SAVEPOINT|RELEASE SAVEPOINT|"
-        "ROLLBACK TO SAVEPOINT|KILL CONNECTION|SHOW GLOBAL STATUS"
+        "ROLLBACK TO SAVEPOINT|KILL CONNECTION|SHOW GLOBAL STATUS|SHOW GLOBAL VARIABLES"
     )
     assert re.match(rf"({verbs}) ", statement)
     for forbidden in ("--", ";", "IGNORE", "/*", "{", "ON DUPLICATE", "REPLACE"):

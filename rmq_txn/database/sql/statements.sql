@@ -240,3 +240,45 @@ SELECT COUNT(*) FROM rmq_txn_inbox WHERE consumer_group = %s AND handled_at >= F
 -- The server's own estimate, indexes included.
 SELECT table_name, table_rows, data_length + index_length FROM information_schema.tables
 WHERE table_schema = DATABASE() AND table_name IN ('rmq_txn_log', 'rmq_txn_inbox')
+
+-- name: read_server_settings
+-- For `rmq-txn doctor`: SELECT @@name would fail for a name that only one brand has.
+SHOW GLOBAL VARIABLES WHERE variable_name IN %s
+
+-- name: try_select
+-- For `rmq-txn doctor`, as the next ones: no row is touched, the privilege is asked for all the same.
+SELECT COUNT(*) FROM rmq_txn_identity, rmq_txn_log, rmq_txn_outbox, rmq_txn_producers, rmq_txn_inbox, rmq_txn_parked
+WHERE 1 = 0
+
+-- name: try_update
+-- One column of each table.
+UPDATE rmq_txn_log, rmq_txn_outbox, rmq_txn_producers, rmq_txn_inbox, rmq_txn_parked
+SET rmq_txn_log.message_ids = '', rmq_txn_outbox.failures = 0, rmq_txn_producers.disturbances = 0,
+rmq_txn_inbox.handled_at = NOW(), rmq_txn_parked.attempts = 0 WHERE 1 = 0
+
+-- name: try_delete
+-- From all of them.
+DELETE FROM rmq_txn_log, rmq_txn_outbox, rmq_txn_producers, rmq_txn_inbox, rmq_txn_parked
+USING rmq_txn_log, rmq_txn_outbox, rmq_txn_producers, rmq_txn_inbox, rmq_txn_parked WHERE 1 = 0
+
+-- name: try_insert_log
+-- An INSERT has one table.
+INSERT INTO rmq_txn_log (txn_id, state, message_ids) SELECT txn_id, state, message_ids FROM rmq_txn_log WHERE 1 = 0
+
+-- name: try_insert_outbox
+-- As before it.
+INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, properties, `body`)
+SELECT txn_id, position, message_id, topic, properties, `body` FROM rmq_txn_outbox WHERE 1 = 0
+
+-- name: try_insert_producers
+-- As before it.
+INSERT INTO rmq_txn_producers (producer_group, instance) SELECT producer_group, instance FROM rmq_txn_producers WHERE 1 = 0
+
+-- name: try_insert_inbox
+-- As before it.
+INSERT INTO rmq_txn_inbox (consumer_group, dedup_key) SELECT consumer_group, dedup_key FROM rmq_txn_inbox WHERE 1 = 0
+
+-- name: try_insert_parked
+-- As before it.
+INSERT INTO rmq_txn_parked (consumer_group, dedup_key, state, attempts, error, topic, message_id)
+SELECT consumer_group, dedup_key, state, attempts, error, topic, message_id FROM rmq_txn_parked WHERE 1 = 0

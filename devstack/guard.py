@@ -39,14 +39,28 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Tell whether a process is stopped by a signal: SIGSTOP, or a debugger's."""
-    return _stat(pid)[0] in ("T", "t")
+    """
+    Tell whether all threads of a process are stopped by a signal: SIGSTOP, or a debugger's.
 
-
-def _stat(pid: int) -> list[str]:
-    """Return the state of a process and the fields after it; a dead one's state for one that is gone."""
+    They stop one by one, each when it is scheduled: on a busy machine one may work a moment longer.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        threads = [thread.name for thread in Path(f"/proc/{pid}/task").iterdir()]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    states = {_stat(pid, thread)[0] for thread in threads} - {"Z", "X"}
+    return bool(states) and states <= {"T", "t"}
+
+
+def _stat(pid: int, thread: str | None = None) -> list[str]:
+    """
+    Return the state of a process, or of one of its threads, and the fields after it.
+
+    A dead one's state for one that is gone.
+    """
+    place = Path(f"/proc/{pid}") if thread is None else Path(f"/proc/{pid}/task/{thread}")
+    try:
+        stat = (place / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ["X"]
     # The command name in parentheses may contain anything, blanks and parentheses included.

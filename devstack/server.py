@@ -24,6 +24,7 @@ _POLL_SECONDS = 0.05
 _GUARD_START_SECONDS = 10.0
 # After SIGKILL only the kernel has work to do: pages to unmap, files to close.
 _KILLED_SECONDS = 20.0
+_STOPPED_SECONDS = 20.0
 _TAIL_BYTES = 64 * 1024
 
 
@@ -127,8 +128,10 @@ class Server:
             self._reap_guard()
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): connections stay open and nobody answers."""
-        self._signal(self._required(), signal.SIGSTOP)
+        """Freeze it (SIGSTOP), and return when it is: connections stay open and nobody answers."""
+        process = self._required()
+        self._signal(process, signal.SIGSTOP)
+        poll_until(lambda: is_stopped(process.pid) or not process.alive, _STOPPED_SECONDS)
 
     def resume(self) -> None:
         """Let a paused server go on."""

@@ -57,6 +57,18 @@ def refuse_deferring(function: Callable[..., object], what: str) -> None:
             return
 
 
+def is_async(function: object) -> bool:
+    """Whether a function is surely an async one: through partials, methods and `__call__`, as above."""
+    inner: object = function
+    for _ in range(_DEPTH):
+        if inspect.iscoroutinefunction(inner):
+            return True
+        inner = _inside(inner)
+        if inner is None:
+            return False
+    return False
+
+
 def _inside(function: object) -> object:
     """Return what a call of `function` ends in, None if that is `function` itself."""
     if isinstance(function, functools.partial):

@@ -15,6 +15,7 @@ Every error this package raises on purpose. A leaf exists only where a caller ac
         ├── FencedError          a check-back said ROLLBACK first, nothing committed
         ├── LocalTimeoutError    the local transaction took too long, nothing committed
         ├── TransactionLostError the server ended our transaction behind our back
+        ├── CancelledTooLateError a task was cancelled, but its transaction is committed
         └── InDoubtError         nobody can say yet; check-back will
 """
 
@@ -116,6 +117,14 @@ class TransactionLostError(TransactionError):
     written before it is durable although the message is rolled back; or business code that swallowed a
     deadlock. Raised also instead of what the block raised afterwards, which is its `__cause__`.
     The message is never delivered. Not safe to retry blindly: find the statement.
+    """
+
+
+class CancelledTooLateError(TransactionError):
+    """
+    The cause of an `asyncio.CancelledError` whose transaction is committed all the same.
+
+    COMMIT was sent when the task was cancelled, and took effect; the messages will be delivered. Don't retry.
     """
 
 

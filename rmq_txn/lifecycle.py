@@ -21,6 +21,11 @@ AFTER_FORK = (
     "Celery: worker_process_init, multiprocessing: in the child; docs/recipes.md)"
 )
 
+_ON_A_LOOP = {
+    "transaction()": "async with atransaction()",
+    "send_in_transaction()": "await asend_in_transaction()",
+}
+
 
 class State(enum.Enum):
     """Where in its life a producer or consumer is. It never goes back."""
@@ -82,9 +87,12 @@ class Lifecycle:
             self._changing = None
             self._settled.set()
 
-    def require_running(self, call: str, parts: T | None) -> T:
+    def require_running(self, call: str, parts: T | None, *, blocks: bool = True) -> T:
         """
         Return what runs of this helper, its `parts`; raise unless it runs, in this process.
+
+        Args:
+            blocks: the call is nothing for an event loop's thread.
 
         Raises:
             LifecycleError: not started, closing or closed; another process; an event loop's thread.
@@ -93,7 +101,8 @@ class Lifecycle:
             hint = "; call start() or use it as a context manager" if self.state is State.NEW else ""
             raise LifecycleError(f"{self._what} is {self.state.value}, {call} needs it running{hint}")
         self._refuse_fork()
-        refuse_event_loop(call)
+        if blocks:
+            refuse_event_loop(call)
         return parts
 
     def _refuse_fork(self) -> None:
@@ -156,4 +165,5 @@ def refuse_event_loop(call: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise LifecycleError(f"{call} blocks and runs on an event loop's thread; use asyncio.to_thread")
+    instead = _ON_A_LOOP.get(call, "asyncio.to_thread")
+    raise LifecycleError(f"{call} blocks and runs on an event loop's thread; use {instead}")

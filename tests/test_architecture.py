@@ -23,6 +23,7 @@ TIERS: dict[str, int] = {
     "rmq_txn.transport": 2,
     "rmq_txn.database": 2,  # a transport knows no database
     "rmq_txn.schema": 3,
+    "rmq_txn.aio": 3,
     "rmq_txn.pruning": 3,
     "rmq_txn.producer": 4,
     "rmq_txn.consumer": 4,  # a service may have only one of them

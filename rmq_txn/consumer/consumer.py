@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
+from rmq_txn.aio import begin_off_loop, end_off_loop
+from rmq_txn.consumer.handler_loop import AsyncHandler, HandlerLoop
 from rmq_txn.consumer.handling import Handling
 from rmq_txn.consumer.health import ConsumerHealth
 from rmq_txn.consumer.publisher import Publisher
@@ -17,7 +19,7 @@ from rmq_txn.consumer.routes import ANY_TAG, Handler, Routes
 from rmq_txn.consumer.upkeep import Upkeep
 from rmq_txn.database import Database
 from rmq_txn.database.transaction import Join
-from rmq_txn.deferred import refuse_deferring
+from rmq_txn.deferred import is_async, refuse_deferring
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.lifecycle import Lifecycle, State, refuse_event_loop, run_until_signal
 from rmq_txn.logs import get_logger
@@ -28,7 +30,7 @@ from rmq_txn.transport import ConsumerTransport, Transport
 
 log = get_logger("consumer")
 
-H = TypeVar("H", bound=Handler)
+H = TypeVar("H", bound=Handler | AsyncHandler)
 
 
 class IdempotentConsumer:
@@ -104,6 +106,7 @@ class IdempotentConsumer:
         self._drain_seconds = closing_seconds("drain_seconds", drain_seconds)
         self._close_timeout_seconds = closing_seconds("close_timeout_seconds", close_timeout_seconds)
         self._routes = Routes()
+        self._handler_loop = HandlerLoop(self._group)
         self._lifecycle = Lifecycle(f"IdempotentConsumer of group {self._group!r}")
         self._closing = threading.Event()
         self._retention_seconds = retention_seconds("inbox_retention_days", inbox_retention_days)
@@ -157,11 +160,15 @@ class IdempotentConsumer:
         The handler gets the running `Transaction` and the `Delivery`. Returning acknowledges, after
         COMMIT; any exception rolls back and the broker delivers again, up to `max_attempts` times;
         `Reject` rolls back and parks the message at once. Returning work that has not run, such as a
-        coroutine or a future, is a failure.
+        future, is a failure.
+
+        An async function gets an `AsyncTransaction` (`rmq_txn.aio`) and runs on a loop of this consumer, one
+        for all of its handlers: at most `threads` at once, and what blocks there holds up the others.
+        Cancelled, it has failed.
 
         Raises:
             InvalidMessageError: topic or tag can't be subscribed to.
-            SettingsError: there is a handler for it already, or it is an async or a generator function.
+            SettingsError: there is a handler for it already, or it is a generator function.
             LifecycleError: the consumer was started: subscriptions are frozen then.
         """
         check_topic(topic)
@@ -170,8 +177,11 @@ class IdempotentConsumer:
         self._refuse_after_start()
 
         def register(handler: H) -> H:
-            refuse_deferring(handler, "handler")
-            self._routes.add(topic, tag, handler)
+            if is_async(handler):
+                self._routes.add(topic, tag, self._handler_loop.runs(cast(AsyncHandler, handler)))
+            else:
+                refuse_deferring(handler, "handler")
+                self._routes.add(topic, tag, cast(Handler, handler))
             return handler
 
         return register
@@ -321,6 +331,7 @@ class IdempotentConsumer:
             self._client.close(self._drain_seconds, self._close_timeout_seconds)
         for thread in self._beside:
             thread.close(self._close_timeout_seconds)
+        self._handler_loop.close(self._close_timeout_seconds)
 
     def _undo_start(self) -> None:
         self._close_client()
@@ -336,6 +347,13 @@ class IdempotentConsumer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> IdempotentConsumer:
+        await begin_off_loop(self.start, self.close)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end_off_loop(self.close)
 
     def run(self) -> None:
         """

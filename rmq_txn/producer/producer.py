@@ -8,20 +8,22 @@ Start with `transaction` (form A) or `send_in_transaction` (form B); the protoco
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar, overload
 
 from rmq_txn import schema
+from rmq_txn.aio import AsyncTransaction, begin_off_loop, end_off_loop
 from rmq_txn.database import Database
 from rmq_txn.database.transaction import Join, Transaction
-from rmq_txn.deferred import refuse_deferring
+from rmq_txn.deferred import is_async, refuse_deferring
 from rmq_txn.errors import InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.inflight import InFlight
 from rmq_txn.lifecycle import Lifecycle, State
 from rmq_txn.logs import Bound, bind, get_logger, unbind
 from rmq_txn.message import Message, check_group, check_topic
-from rmq_txn.producer import txlog
+from rmq_txn.producer import on_a_loop, txlog
 from rmq_txn.producer.parts import ProducerParts
 from rmq_txn.producer.receipt import PublishingTransaction, Receipt
 from rmq_txn.producer.upkeep import OutboxTimes, ProducerHealth
@@ -86,6 +88,7 @@ class TransactionProducer:
         self._outbox_times = outbox_times or OutboxTimes()
         self._prune = prune
         self._parts: ProducerParts | None = None  # from start on
+        self._threads: ThreadPoolExecutor | None = None  # of transactions of event loops; from start on
 
     @property
     def state(self) -> State:
@@ -127,6 +130,7 @@ class TransactionProducer:
             prune=self._prune,
         )
         self._parts.start()
+        self._threads = ThreadPoolExecutor(self._database.pool_size, f"rmq-txn-{self._group}")
         log.info("producer started", group=self._group, topics=",".join(self._topics))
 
     def is_registered(self) -> bool:
@@ -169,6 +173,8 @@ class TransactionProducer:
         log.info("producer closed", group=self._group)
 
     def _close_parts(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
         if self._parts is not None:
             self._parts.close(self._close_timeout_seconds)
 
@@ -178,6 +184,13 @@ class TransactionProducer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> TransactionProducer:
+        await begin_off_loop(self.start, self.close)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await end_off_loop(self.close)
 
     @contextmanager
     def transaction(self, *, join: Join | None = None) -> Iterator[PublishingTransaction]:
@@ -248,14 +261,83 @@ class TransactionProducer:
 
         Raises: as `transaction`.
         """
-        batch = [messages] if isinstance(messages, Message) else list(messages)
         refuse_deferring(work, "work")
+        batch = self._checked_batch(messages)
+        with self._one_transaction("send_in_transaction()") as (parts, txn_id):
+            return parts.commitment(txn_id, batch).commit_work(work)
+
+    def atransaction(self, *, join: Join | None = None) -> on_a_loop.AsyncBlock:
+        """
+        Form A for a task of an event loop: `async with producer.atransaction() as txn`.
+
+        The block runs on the loop; statements, half messages and COMMIT on a thread of this producer, one of
+        as many as the database's `pool_size`. A block that takes longer than `local_timeout_seconds` is
+        rolled back, also if it never ends. When the block is left, all has ended: a task that is cancelled
+        in it, or while it commits, waits for that, then `CancelledError` is raised; its cause says what
+        became of the transaction, none means that nothing was committed.
+
+        Args:
+            join: a session that shares the transaction (`rmq_txn.join.sqlalchemy_async`).
+
+        Raises: as `transaction`, and
+            LocalTimeoutError: the block took too long.
+            LifecycleError: also if an await of a statement was cancelled, and that was swallowed.
+        """
+        self._lifecycle.require_running("atransaction()", self._parts, blocks=False)
+        return on_a_loop.AsyncBlock(
+            self, self._running_threads(), self._joined_block, join, self._database.local_timeout_seconds
+        )
+
+    def _joined_block(self, join: Join) -> AbstractContextManager[PublishingTransaction]:
+        return self.transaction(join=join)
+
+    def _running_threads(self) -> ThreadPoolExecutor:
+        return self._lifecycle.require_running("this", self._threads, blocks=False)
+
+    @overload
+    async def asend_in_transaction(
+        self,
+        messages: Message | Sequence[Message],
+        work: Callable[[AsyncTransaction], Coroutine[Any, Any, T]],
+    ) -> Receipt[T]: ...
+
+    @overload
+    async def asend_in_transaction(
+        self, messages: Message | Sequence[Message], work: Callable[[Transaction], T]
+    ) -> Receipt[T]: ...
+
+    async def asend_in_transaction(
+        self,
+        messages: Message | Sequence[Message],
+        work: Callable[[Transaction], T] | Callable[[AsyncTransaction], Coroutine[Any, Any, T]],
+    ) -> Receipt[T]:
+        """
+        Form B for a task of an event loop. Cancellation, threads and time limit as `atransaction`.
+
+        Args:
+            messages: as `send_in_transaction`.
+            work: a plain function, called on the thread of the transaction with a `Transaction`; or an async
+                one, which runs on this loop with an `AsyncTransaction`.
+
+        Raises: as `send_in_transaction`.
+        """
+        batch = self._checked_batch(messages)
+        if not is_async(work):
+            refuse_deferring(work, "work")
+        return await on_a_loop.send(
+            self._running_threads(),
+            lambda worked: self.send_in_transaction(batch, worked),
+            work,
+            self._database.local_timeout_seconds,
+        )
+
+    def _checked_batch(self, messages: Message | Sequence[Message]) -> list[Message]:
+        batch = [messages] if isinstance(messages, Message) else list(messages)
         if not batch:
             raise InvalidMessageError("no message given; form B needs at least one")
         for position, message in enumerate(batch):
             self._check_publish(message, position)
-        with self._one_transaction("send_in_transaction()") as (parts, txn_id):
-            return parts.commitment(txn_id, batch).commit_work(work)
+        return batch
 
     def _check_publish(self, message: Message, position: int) -> None:
         if message.topic not in self._topics:

@@ -6,7 +6,7 @@ Lines with `type: ignore[...]` must be errors: `warn_unused_ignores` makes mypy 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from typing_extensions import assert_type
@@ -22,6 +22,7 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
+from rmq_txn.aio import AsyncTransaction
 from rmq_txn.testing import CrashPoints, MemoryBroker
 from rmq_txn.transport import ProducerTransport, Transport
 from rmq_txn.transport.wrapped import Wrapped
@@ -78,6 +79,32 @@ assert_type(producer.send_in_transaction(message, lambda txn: txn.txn_id), Recei
 producer.send_in_transaction(message, lambda: None)  # type: ignore[misc, arg-type]
 producer.send_in_transaction("transfer", debit)  # type: ignore[arg-type]
 
+
+# On an event loop: work may be plain or async, and the block's transaction is awaited.
+async def adebit(txn: AsyncTransaction) -> int:
+    """Return a number."""
+    return await txn.execute("UPDATE account SET n = n - 1")
+
+
+async def on_a_loop() -> None:
+    """Use a producer as a task does."""
+    assert_type(await producer.asend_in_transaction(message, debit), Receipt[int])
+    assert_type(await producer.asend_in_transaction(message, adebit), Receipt[int])
+    await producer.asend_in_transaction("transfer", debit)  # type: ignore[arg-type]
+    async with producer.atransaction() as txn:
+        assert_type(await txn.execute("UPDATE account SET n = n - %s", (1,)), int)
+        assert_type(txn.fetchone(), tuple[Any, ...] | None)
+        assert_type(await txn.run(debit), int)
+        await txn.run(adebit)  # type: ignore[arg-type, unused-coroutine]
+        txn.publish("transfer", {"user": "alice"})
+        _ = txn.connection  # type: ignore[attr-defined]
+    assert_type(txn.receipt, Receipt[None])
+    with producer.atransaction():  # type: ignore[attr-defined]
+        pass
+
+
+producer.send_in_transaction(message, adebit)  # type: ignore[arg-type]
+
 # A value stays what it is.
 message.topic = "other"  # type: ignore[misc]
 producer.send_in_transaction(message, debit).value = 2  # type: ignore[misc]
@@ -99,6 +126,20 @@ def award(txn: Transaction, delivery: Delivery) -> int:
 
 
 handled: Callable[[Transaction, Delivery], int] = award
+
+
+@consumer.handles("transfer", tag="async")
+async def aaward(txn: AsyncTransaction, delivery: Delivery) -> int:
+    """Run on the consumer's loop."""
+    return await txn.execute("INSERT INTO points VALUES (1)")
+
+
+ahandled: Callable[[AsyncTransaction, Delivery], Coroutine[Any, Any, int]] = aaward
+
+
+@consumer.handles("transfer")  # type: ignore[type-var]
+def plain_with_async_transaction(txn: AsyncTransaction, delivery: Delivery) -> None:
+    """Could await nothing."""
 
 
 @consumer.handles("transfer")  # type: ignore[type-var]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from rmq_txn import Database, Delivery, IdempotentConsumer, Transaction, TransactionProducer
+from rmq_txn.aio import AsyncTransaction
 from rmq_txn.consumer.routes import Routes
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError, LifecycleError, SettingsError
 from rmq_txn.lifecycle import State
@@ -187,15 +189,22 @@ def test_an_async_dedup_key_is_refused(transport: FakeTransport) -> None:
         make(transport, dedup_key=key)
 
 
-def test_an_async_handler_is_refused(transport: FakeTransport) -> None:
-    """It would return a coroutine nobody awaits: acknowledged, remembered, never done."""
+def test_a_generator_as_handler_is_refused(transport: FakeTransport) -> None:
+    """It would return work nobody runs: acknowledged, remembered, never done."""
 
-    async def award(_txn: Transaction, _delivery: Delivery) -> None:
-        """Never awaited."""
+    def award(_txn: Transaction, _delivery: Delivery) -> Iterator[None]:
+        """Never iterated."""
+        yield
+
+    async def stream(_txn: AsyncTransaction, _delivery: Delivery) -> AsyncIterator[None]:
+        """Never iterated."""
+        yield
 
     consumer = make(transport)
-    with pytest.raises(SettingsError, match="handler 'award' is an async function"):
+    with pytest.raises(SettingsError, match="handler 'award' is a generator function"):
         consumer.handles("transfer")(award)
+    with pytest.raises(SettingsError, match="handler 'stream' is an async generator function"):
+        consumer.handles("transfer")(stream)
     with pytest.raises(SettingsError, match="no handler is registered"):
         consumer.start()
 

@@ -14,7 +14,7 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
-from rmq_txn.deferred import refuse_deferred, refuse_deferring
+from rmq_txn.deferred import is_async, refuse_deferred, refuse_deferring
 from rmq_txn.errors import SettingsError
 
 
@@ -83,6 +83,14 @@ def test_a_function_that_surely_defers_is_refused_at_registration(function: Call
     """However it is wrapped."""
     with pytest.raises(SettingsError, match=r"handler '\w+' is an? .+function"):
         refuse_deferring(function, "handler")
+
+
+def test_what_surely_is_async_is_known_and_what_runs_it_is_not() -> None:
+    assert [name for name, function in ASYNC.items() if not is_async(function)] == [
+        "generator",
+        "async-generator",
+    ]
+    assert not any(map(is_async, (plain, runs_it, Plain(), MagicMock(), print)))
 
 
 @functools.wraps(award)

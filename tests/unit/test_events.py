@@ -37,7 +37,7 @@ def events_of(path: Path) -> Iterator[tuple[str, str, str]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     made = re.search(r'^log = get_logger\("([a-z.]+)"\)', path.read_text(encoding="utf-8"), re.MULTILINE)
     for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef) or function.name in HANDED_ON:
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) or function.name in HANDED_ON:
             continue
         for call in ast.walk(function):
             if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.args):

@@ -98,7 +98,7 @@ def undocumented(tree: ast.Module) -> Iterator[str]:
         prefix, node = pending.pop()
         if not isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
-        if node.name.startswith("_"):
+        if node.name.startswith("_") or "overload" in map(ast.unparse, node.decorator_list):
             continue
         if ast.get_docstring(node) is None:
             yield prefix + node.name

@@ -3,7 +3,7 @@ A transaction for tasks of an event loop: each statement is awaited, and runs on
 
 A transaction belongs to one thread: the driver blocks there, and the native client calls it back there. So
 that thread stays with the transaction, and does what a task asks it for, one thing after the other; the loop
-is free meanwhile (docs/decisions/0059).
+is free meanwhile (docs/decisions/0060).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Transactions of a producer for tasks of an event loop: what blocks runs on a thread, a cancellation is told.
 
 A thread can't be cancelled. So a task that is cancelled waits until its transaction has ended, and raises the
-cancellation then, with the outcome as its cause (docs/decisions/0059):
+cancellation then, with the outcome as its cause (docs/decisions/0060):
 
     no cause                  nothing was committed
     CancelledTooLateError     COMMIT was sent, and took effect

@@ -120,6 +120,7 @@ def experiment(lab: Lab, options: argparse.Namespace) -> list[str]:
         seed,
         list(lab.keepers),
         list(lab.lines),
+        list(lab.switches),
         seconds=options.seconds,
         count=count,
         longest=options.longest,

@@ -106,6 +106,14 @@ class DatabaseServer:
         make_database(self._connect, name, HOST, password)
         return f"mysql://{name}:{password}@{HOST}:{self.port}/{name}"
 
+    def set_read_only(self, on: bool) -> None:
+        """See LocalStack.set_read_only."""
+        try:
+            with closing(self._connect()) as connection, connection.cursor() as cursor:
+                cursor.execute("SET GLOBAL read_only = %s", (int(on),))
+        except pymysql.MySQLError as error:
+            raise OSError(str(error)) from error
+
     def _software(self) -> DatabaseSoftware:
         return find(self._name, self._cache_folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -26,6 +27,10 @@ LINE_FAULTS: Final[Mapping[str, Callable[[TcpProxy], None]]] = {
     "delay": lambda proxy: proxy.delay(_DELAY_SECONDS),
 }
 
+# A server that runs, answers, and refuses to write: what is left of a primary after a failover.
+SWITCH_FAULTS: Final = ("read-only",)
+_SWITCH_AGAIN_SECONDS: Final = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -34,8 +39,8 @@ class Fault:
 
     Attributes:
         at: seconds after the begin of the run.
-        kind: one of PROCESS_FAULTS or LINE_FAULTS.
-        target: the process or line it happens to.
+        kind: one of PROCESS_FAULTS, LINE_FAULTS or SWITCH_FAULTS.
+        target: the process, line or switch it happens to.
         seconds: how long it lasts; a killed process is started again after that.
     """
 
@@ -49,7 +54,14 @@ class Fault:
 
 
 def make_plan(
-    seed: int, processes: Sequence[str], lines: Sequence[str], *, seconds: float, count: int, longest: float
+    seed: int,
+    processes: Sequence[str],
+    lines: Sequence[str],
+    switches: Sequence[str],
+    *,
+    seconds: float,
+    count: int,
+    longest: float,
 ) -> list[Fault]:
     """
     Choose `count` faults at random times within `seconds`; the same arguments choose the same ones.
@@ -57,7 +69,12 @@ def make_plan(
     Nothing is hit twice before everything was hit once. Faults overlap as chance will have it.
     """
     chance = random.Random(seed)
-    everything = [*processes, *lines]
+    everything = [*processes, *lines, *switches]
+    kinds = {
+        **dict.fromkeys(processes, PROCESS_FAULTS),
+        **dict.fromkeys(lines, tuple(LINE_FAULTS)),
+        **dict.fromkeys(switches, SWITCH_FAULTS),
+    }
     chance.shuffle(everything)
     targets = [
         everything[number] if number < len(everything) else chance.choice(everything)
@@ -68,7 +85,7 @@ def make_plan(
     return [
         Fault(
             at=at,
-            kind=chance.choice(PROCESS_FAULTS if target in processes else list(LINE_FAULTS)),
+            kind=chance.choice(kinds[target]),
             target=target,
             seconds=chance.uniform(0.5, longest),
         )
@@ -83,16 +100,22 @@ class FaultMachine:
     Args:
         keepers: the processes, by name.
         lines: the proxies, by name.
+        switches: by name, what turns a fault on or off; it raises OSError while its server is away.
         say: prints a line.
     """
 
     def __init__(
-        self, keepers: Mapping[str, Keeper], lines: Mapping[str, TcpProxy], say: Callable[[str], None]
+        self,
+        keepers: Mapping[str, Keeper],
+        lines: Mapping[str, TcpProxy],
+        switches: Mapping[str, Callable[[bool], None]],
+        say: Callable[[str], None],
     ) -> None:
         self._keepers = keepers
         self._lines = lines
+        self._switches = switches
         self._say = say
-        self._one_at_a_time = {name: threading.Lock() for name in (*keepers, *lines)}
+        self._one_at_a_time = {name: threading.Lock() for name in (*keepers, *lines, *switches)}
         self._stop = threading.Event()
 
     def run(self, plan: Sequence[Fault]) -> None:
@@ -117,6 +140,8 @@ class FaultMachine:
             self._say(str(fault))
             if fault.target in self._lines:
                 self._break_line(fault)
+            elif fault.target in self._switches:
+                self._turn(fault)
             else:
                 self._break_process(fault)
 
@@ -125,6 +150,22 @@ class FaultMachine:
         LINE_FAULTS[fault.kind](proxy)
         self._stop.wait(fault.seconds)
         proxy.heal()
+
+    def _turn(self, fault: Fault) -> None:
+        """Turn it on if its server is there, and off in any case: it must be there again in the end."""
+        turn = self._switches[fault.target]
+        try:
+            turn(True)
+        except OSError as error:
+            self._say(f"{fault.kind}: {fault.target} could not be turned on ({error})")
+        self._stop.wait(fault.seconds)
+        while True:
+            try:
+                turn(False)
+            except OSError:
+                time.sleep(_SWITCH_AGAIN_SECONDS)
+            else:
+                return
 
     def _break_process(self, fault: Fault) -> None:
         keeper = self._keepers[fault.target]

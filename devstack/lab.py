@@ -79,6 +79,7 @@ class Lab:
         self.stack = LocalStack(settings)
         self.lines: dict[str, TcpProxy] = {}
         self.keepers: dict[str, Keeper] = {}
+        self.switches = {"writes to the databases": self.stack.set_read_only}
         self.accounts: list[DemoService] = []
         self.points: list[DemoService] = []
 
@@ -165,7 +166,7 @@ class Lab:
 
     def run(self, plan: Sequence[Fault], load: Load, *, transfers: int) -> None:
         """Let the plan happen, and the load go on until `transfers` are committed."""
-        machine = FaultMachine(self.keepers, self.lines, self.say)
+        machine = FaultMachine(self.keepers, self.lines, self.switches, self.say)
         try:
             machine.run(plan)
         finally:

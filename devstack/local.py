@@ -88,6 +88,17 @@ class LocalStack:
         """
         return self._database.url(name)
 
+    def set_read_only(self, on: bool) -> None:
+        """
+        Let the database server refuse writes of all ordinary accounts, as after a failover, or take them.
+
+        A restart ends it, too.
+
+        Raises:
+            OSError: the server can't be asked now.
+        """
+        self._database.set_read_only(on)
+
     def create_topic(self, name: str, queues: int = 4) -> None:
         """Create a topic, or change its number of queues; return when the name server knows it."""
         create_topic(self._broker, name, queues)

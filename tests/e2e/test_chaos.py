@@ -24,7 +24,7 @@ from tests.kit.wait import until
 
 pytestmark = pytest.mark.servers
 
-SEED, SECONDS, FAULTS = 50790, 20, 16
+SEED, SECONDS, FAULTS = 84434, 20, 16
 # The first delivery and 16 redeliveries; then the broker moves a message to the dead-letter topic.
 ALL_DELIVERIES = 17
 
@@ -39,10 +39,18 @@ def lab(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_the_seed_hits_what_matters(lab: Lab) -> None:
-    """Broker, database and a process of each service killed; the broker's line silent each way."""
-    plan = make_plan(SEED, list(lab.keepers), list(lab.lines), seconds=SECONDS, count=FAULTS, longest=8.0)
+    """Broker, database and a process of each service killed; the broker's line silent; writes refused."""
+    plan = make_plan(
+        SEED,
+        list(lab.keepers),
+        list(lab.lines),
+        list(lab.switches),
+        seconds=SECONDS,
+        count=FAULTS,
+        longest=8.0,
+    )
     hits = {(fault.kind, fault.target) for fault in plan}
-    assert {fault.target for fault in plan} == {*lab.keepers, *lab.lines}
+    assert {fault.target for fault in plan} == {*lab.keepers, *lab.lines, *lab.switches}
     assert hits >= {("kill -9", name) for name in ("broker", "database", "account-1", "points-1")}
     assert hits >= {(f"black hole to the {end}", "the line to the broker") for end in ("client", "server")}
 

@@ -14,7 +14,7 @@ import pytest
 from devstack import chaos
 from devstack.chaos import problems, sentence
 from devstack.evidence import Evidence
-from devstack.faults import LINE_FAULTS, PROCESS_FAULTS, Fault, make_plan
+from devstack.faults import LINE_FAULTS, PROCESS_FAULTS, SWITCH_FAULTS, Fault, FaultMachine, make_plan
 from devstack.ledger import Books, Entry, Transfer
 from devstack.load import SEEDS, Load
 from devstack.proxy import TcpProxy
@@ -22,10 +22,11 @@ from tests.kit.wait import until
 
 PROCESSES = ["account-1", "broker", "database"]
 LINES = ["line 1", "line 2"]
+SWITCHES = ["writes"]
 
 
 def plan(seed: int, count: int = 40) -> list[Fault]:
-    return make_plan(seed, PROCESSES, LINES, seconds=30, count=count, longest=8)
+    return make_plan(seed, PROCESSES, LINES, SWITCHES, seconds=30, count=count, longest=8)
 
 
 def test_a_seed_is_a_plan() -> None:
@@ -36,13 +37,34 @@ def test_a_seed_is_a_plan() -> None:
 
 def test_a_plan_leaves_nothing_out() -> None:
     """Everything is hit before something is hit twice; kinds fit their targets; times are in order."""
-    assert {fault.target for fault in plan(3, count=5)} == {*PROCESSES, *LINES}
+    kinds = {
+        **dict.fromkeys(PROCESSES, PROCESS_FAULTS),
+        **dict.fromkeys(LINES, LINE_FAULTS),
+        **dict.fromkeys(SWITCHES, SWITCH_FAULTS),
+    }
+    assert {fault.target for fault in plan(3, count=6)} == kinds.keys()
     for fault in plan(3):
-        assert fault.kind in (PROCESS_FAULTS if fault.target in PROCESSES else LINE_FAULTS)
+        assert fault.kind in kinds[fault.target]
         assert 0 <= fault.at <= 30
         assert 0.5 <= fault.seconds <= 8
     assert [fault.at for fault in plan(3)] == sorted(fault.at for fault in plan(3))
-    assert {fault.kind for fault in plan(3, count=200)} == {*PROCESS_FAULTS, *LINE_FAULTS}
+    assert {fault.kind for fault in plan(3, count=200)} == {*PROCESS_FAULTS, *LINE_FAULTS, *SWITCH_FAULTS}
+
+
+def test_a_switch_is_off_in_the_end_even_if_its_server_was_away() -> None:
+    """A server that was killed may have been turned on before: it is asked until it answers."""
+    turned: list[bool] = []
+    answers = iter([True, False, False, True])
+
+    def turn(on: bool) -> None:
+        if not next(answers):
+            raise OSError("connection refused")
+        turned.append(on)
+
+    said: list[str] = []
+    FaultMachine({}, {}, {"writes": turn}, said.append).run([Fault(0.0, "read-only", "writes", 0.01)])
+    assert turned == [True, False]
+    assert said == ["read-only: writes, for 0.0 s"]
 
 
 BOOKS = Books(

@@ -13,6 +13,7 @@ from demo_account_service.transfers import TOPIC, Transfers
 from demo_chassis import logs
 from demo_chassis.events import Events
 from demo_chassis.faults import AccountFaults
+from demo_chassis.metrics import Metrics
 from demo_chassis.process import Process, end
 from demo_chassis.watching import WatchedProducer
 from rmq_txn import Database
@@ -21,6 +22,8 @@ from rmq_txn import Database
 # producer get this long each; together less than the 10 s that container platforms wait before SIGKILL.
 _REQUESTS_SECONDS = 3
 _PRODUCER_SECONDS = 1.5
+GROUP = "account-service"
+
 # /health answers beside the request threads.
 _HEALTH_CONNECTIONS = 1
 
@@ -35,17 +38,20 @@ def _serve(process: Process) -> int:
     seeds = seed_accounts(os.environ)
     logs.configure(settings.log_format)
     events = Events.from_environment("account", os.environ)
+    metrics = Metrics.from_environment(GROUP, os.environ)
     faults = AccountFaults.from_environment(os.environ, events)
     database = Database.mysql(settings.database_url, pool_size=settings.threads + _HEALTH_CONNECTIONS)
     producer = WatchedProducer(
         name_server=settings.name_server,
+        telemetry=metrics.telemetry,
         events=events,
         faults=faults,
-        group="account-service",
+        group=GROUP,
         database=database,
         topics=[TOPIC],
         close_timeout_seconds=_PRODUCER_SECONDS,
     )
+    metrics.telemetry.watch(producer, group=GROUP)
     try:
         process.make_tables(database)
         transfers = Transfers(producer, database)
@@ -61,7 +67,7 @@ def _serve(process: Process) -> int:
             opened=sum(seeds.values()) if seeds else None,
             is_stopping=process.is_stopping,
         )
-        app = create_app(producer, transfers, settings, page=page, beside=neighbour)
+        app = create_app(producer, transfers, settings, page=page, metrics=metrics, beside=neighbour)
         return process.serve(app, settings)
     finally:
         producer.close()  # nothing to do unless a signal came while it was starting

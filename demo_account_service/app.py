@@ -33,6 +33,8 @@ from demo_account_service.transfers import (
 from demo_chassis.answers import READ, error_answer
 from demo_chassis.app import Beside, make_app
 from demo_chassis.health import Health
+from demo_chassis.metrics import Metrics
+from demo_chassis.metrics import create_router as create_metrics_router
 from rmq_txn import TransactionProducer
 from rmq_txn.errors import (
     DatabaseUnavailableError,
@@ -94,6 +96,7 @@ def create_app(
     settings: Settings,
     *,
     page: APIRouter | None = None,
+    metrics: Metrics | None = None,
     beside: Beside | None = None,
 ) -> FastAPI:
     """
@@ -104,9 +107,10 @@ def create_app(
         transfers: the domain, on that producer.
         settings: its limits.
         page: the routes of the demo page.
+        metrics: what GET /metrics tells.
         beside: what that page follows; started and closed here.
     """
-    routers = [_routes(transfers, producer), *([page] if page is not None else [])]
+    routers = [_routes(transfers, producer, metrics), *([page] if page is not None else [])]
     return make_app(
         producer,
         settings,
@@ -116,11 +120,12 @@ def create_app(
         threads=settings.threads,
         errors=dict.fromkeys(_ERRORS, _answer_error),
         bad_input="the request is not valid, nothing was changed",
+        metrics=metrics,
         beside=beside,
     )
 
 
-def _routes(transfers: Transfers, producer: TransactionProducer) -> APIRouter:
+def _routes(transfers: Transfers, producer: TransactionProducer, metrics: Metrics | None) -> APIRouter:
     """Make the public routes. Plain functions run in threads, where rmq_txn may block."""
     router = APIRouter()
     health = Health(
@@ -216,6 +221,8 @@ def _routes(transfers: Transfers, producer: TransactionProducer) -> APIRouter:
             problems=list(seen.problems),
         )
 
+    if metrics is not None:
+        router.include_router(create_metrics_router(metrics, health))
     return router
 
 

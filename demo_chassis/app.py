@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from demo_chassis.answers import error_answer
 from demo_chassis.limits import Limits
 from demo_chassis.logs import RequestLog
+from demo_chassis.metrics import Metrics, RequestSpans
 from demo_chassis.settings import ServiceSettings
 from rmq_txn import IdempotentConsumer, TransactionProducer
 from rmq_txn.errors import RmqTxnError
@@ -42,6 +43,7 @@ def make_app(
     threads: int,
     errors: Mapping[type[Exception], ErrorHandler],
     bad_input: str = "the request is not valid",
+    metrics: Metrics | None = None,
     beside: Beside | None = None,
 ) -> FastAPI:
     """
@@ -56,6 +58,7 @@ def make_app(
         threads: requests handled at once.
         errors: what to answer when a route raises one of these.
         bad_input: what a client is told whose request is not valid.
+        metrics: gets a span for each request.
         beside: started after `helper`, closed before it.
     """
     app = FastAPI(
@@ -73,6 +76,8 @@ def make_app(
         max_body_bytes=settings.max_body_bytes,
         receive_seconds=settings.receive_seconds,
     )
+    if metrics is not None:
+        app.add_middleware(RequestSpans, tracer=metrics.tracer)
     app.add_middleware(RequestLog)  # the outer one: a line for what is refused, too
     handlers = {
         **errors,

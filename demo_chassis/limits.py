@@ -16,6 +16,9 @@ from demo_chassis.answers import error_answer
 log = structlog.get_logger("demo.limits")
 
 HEALTH: Final = "/health"
+METRICS: Final = "/metrics"
+UNCOUNTED: Final = (HEALTH, METRICS)
+"""What watches the service always gets its answer."""
 HEADER_BYTES: Final = 16 * 1024
 """The longest request line with its headers; beyond it uvicorn answers 400, in plain text."""
 
@@ -36,7 +39,7 @@ class Limits:
 
     Args:
         app: what gets the requests that pass.
-        max_requests: handled or waited for at once; /health is not counted, and always answers.
+        max_requests: handled or waited for at once; `UNCOUNTED` always answers.
         max_body_bytes: of one request.
         receive_seconds: in which a body must have arrived.
     """
@@ -55,7 +58,7 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        counted = scope["path"] != HEALTH
+        counted = scope["path"] not in UNCOUNTED
         if counted and self._running >= self._max_requests:
             text = f"{self._max_requests} requests are being handled, nothing was changed; repeat it"
             await _refuse(503, "overloaded", text, scope, receive, send)

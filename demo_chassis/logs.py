@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from demo_chassis.limits import HEALTH
+from demo_chassis.limits import UNCOUNTED
 from rmq_txn.logs import unpack_fields
 
 log = structlog.get_logger("demo.requests")
@@ -61,13 +61,13 @@ class RequestLog:
     """
     One line for each request, when it is answered: what, with which status, how long, whose ids.
 
-    Never a body, a header or a query. A /health that answers as before is not worth a line. Endpoints
-    put `transfer_id` and `txn_id` into `request.state.ids`.
+    Never a body, a header or a query. A /health or /metrics that answers as before is not worth a line.
+    Endpoints put `transfer_id` and `txn_id` into `request.state.ids`.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._health: dict[str, int | None] = {}  # of this service, and of the one it asks for the page
+        self._watched: dict[str, int | None] = {}  # /health also of the service that is asked for the page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -96,8 +96,10 @@ class RequestLog:
             status = 500  # answered outside of this
             raise
         finally:
-            is_health = scope["path"].endswith(HEALTH) and status != 404  # 404: any path somebody invents
-            if not is_health or status != self._health.get(scope["path"]):
+            is_watching = (
+                scope["path"].endswith(UNCOUNTED) and status != 404
+            )  # 404: any path somebody invents
+            if not is_watching or status != self._watched.get(scope["path"]):
                 line = log.info if status is not None and status < 500 else log.warning
                 # As it came, with its percent signs: a decoded path may hold a line break.
                 path = scope["raw_path"].decode("ascii", "replace")[:_MAX_PATH]
@@ -110,8 +112,8 @@ class RequestLog:
                     duration_seconds=seconds,
                     **ids,
                 )
-            if is_health:
-                self._health[scope["path"]] = status
+            if is_watching:
+                self._watched[scope["path"]] = status
 
 
 def _without_known_tracebacks(scope: Scope, send: Send) -> Send:

@@ -19,6 +19,7 @@ from demo_chassis.faults import KILL_AFTER_COMMIT, KILL_BEFORE_COMMIT, AccountFa
 from rmq_txn import Delivery, IdempotentConsumer, RocketMQ, Transaction, TransactionProducer
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.message import Outbound
+from rmq_txn.telemetry import Telemetry
 from rmq_txn.transport import Check, Checker, Deliver, Execute
 from rmq_txn.transport.wrapped import Hooks, Wrapped
 from rmq_txn.verdict import Answer, Verdict
@@ -38,8 +39,18 @@ Handler = Callable[[Transaction, Delivery], object]
 class WatchedProducer(TransactionProducer):
     """A producer that tells when its local transaction runs, and when the block rolls it back."""
 
-    def __init__(self, *, name_server: str, events: Events, faults: AccountFaults, **settings: Any) -> None:
-        super().__init__(broker=Wrapped(RocketMQ(name_server), _ProducerSteps(events, faults)), **settings)
+    def __init__(
+        self,
+        *,
+        name_server: str,
+        telemetry: Telemetry,
+        events: Events,
+        faults: AccountFaults,
+        **settings: Any,
+    ) -> None:
+        # Next to the broker, so that it sees what the broker is told: the faults strike before.
+        broker = telemetry.broker(RocketMQ(name_server))
+        super().__init__(broker=Wrapped(broker, _ProducerSteps(events, faults)), **settings)
         self._events = events
 
     def start(self) -> None:
@@ -99,10 +110,18 @@ class _ProducerSteps(Hooks):
 class WatchedConsumer(IdempotentConsumer):
     """A consumer that tells when a handler begins, and lets it fail if it was told to."""
 
-    def __init__(self, *, name_server: str, events: Events, faults: PointsFaults, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        name_server: str,
+        telemetry: Telemetry,
+        events: Events,
+        faults: PointsFaults,
+        **settings: Any,
+    ) -> None:
         self._runs = _Runs()
         steps = _ConsumerSteps(events, faults, self._runs)
-        super().__init__(broker=Wrapped(RocketMQ(name_server), steps), **settings)
+        super().__init__(broker=Wrapped(telemetry.broker(RocketMQ(name_server)), steps), **settings)
         self._events = events
         self._faults = faults
 

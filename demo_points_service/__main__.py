@@ -7,6 +7,7 @@ import os
 from demo_chassis import logs
 from demo_chassis.events import Events
 from demo_chassis.faults import PointsFaults
+from demo_chassis.metrics import Metrics
 from demo_chassis.process import Process, end
 from demo_chassis.watching import WatchedConsumer
 from demo_points_service.app import create_app
@@ -20,6 +21,8 @@ from rmq_txn import Database
 _REQUESTS_SECONDS = 2
 _DRAIN_SECONDS = 2.0
 _CONSUMER_SECONDS = 4.0
+GROUP = "points-service"
+
 # /health answers beside the threads of requests and messages.
 _HEALTH_CONNECTIONS = 1
 
@@ -33,6 +36,7 @@ def _serve(process: Process) -> int:
     settings = Settings.from_environment(os.environ)
     logs.configure(settings.log_format)
     events = Events.from_environment("points", os.environ)
+    metrics = Metrics.from_environment(GROUP, os.environ)
     faults = PointsFaults.from_environment(os.environ, events)
     faults.wait_while_stopped()
     database = Database.mysql(
@@ -40,9 +44,10 @@ def _serve(process: Process) -> int:
     )
     consumer = WatchedConsumer(
         name_server=settings.name_server,
+        telemetry=metrics.telemetry,
         events=events,
         faults=faults,
-        group="points-service",
+        group=GROUP,
         database=database,
         threads=settings.threads,
         max_attempts=settings.max_attempts,
@@ -50,11 +55,12 @@ def _serve(process: Process) -> int:
         close_timeout_seconds=_CONSUMER_SECONDS,
     )
     register_handlers(consumer)
+    metrics.telemetry.watch(consumer, group=GROUP)
     try:
         process.make_tables(database)
         points = Points(database)
         page = create_router(events, faults, points, consumer, is_stopping=process.is_stopping)
-        app = create_app(consumer, points, settings, page=page)
+        app = create_app(consumer, points, settings, page=page, metrics=metrics)
         return process.serve(app, settings)
     finally:
         consumer.close()  # nothing to do unless a signal came while it was starting

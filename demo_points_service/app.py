@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse
 from demo_chassis.answers import READ, error_answer
 from demo_chassis.app import make_app
 from demo_chassis.health import Health
+from demo_chassis.metrics import Metrics
+from demo_chassis.metrics import create_router as create_metrics_router
 from demo_points_service.awards import Points
 from demo_points_service.models import (
     AllPointsAnswer,
@@ -38,7 +40,12 @@ Errors are `{"error": {"code", "message", ...}}`; 503 has `Retry-After`.
 
 
 def create_app(
-    consumer: IdempotentConsumer, points: Points, settings: Settings, *, page: APIRouter | None = None
+    consumer: IdempotentConsumer,
+    points: Points,
+    settings: Settings,
+    *,
+    page: APIRouter | None = None,
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """
     Make the application; it starts and closes `consumer`.
@@ -48,8 +55,9 @@ def create_app(
         points: the domain, on the same database.
         settings: its limits.
         page: what the demo page needs.
+        metrics: what GET /metrics tells.
     """
-    routers = [_routes(points, consumer), *([page] if page is not None else [])]
+    routers = [_routes(points, consumer, metrics), *([page] if page is not None else [])]
     return make_app(
         consumer,
         settings,
@@ -58,10 +66,11 @@ def create_app(
         description=_DESCRIPTION,
         threads=settings.http_threads,
         errors={DatabaseUnavailableError: _answer_database_unavailable},
+        metrics=metrics,
     )
 
 
-def _routes(points: Points, consumer: IdempotentConsumer) -> APIRouter:
+def _routes(points: Points, consumer: IdempotentConsumer, metrics: Metrics | None) -> APIRouter:
     """Make the public routes. Plain functions run in threads, where rmq_txn may block."""
     router = APIRouter()
     health = Health(
@@ -124,6 +133,8 @@ def _routes(points: Points, consumer: IdempotentConsumer) -> APIRouter:
             **numbers,
         )
 
+    if metrics is not None:
+        router.include_router(create_metrics_router(metrics, health))
     return router
 
 

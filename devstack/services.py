@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from devstack.errors import StackError
 from devstack.program import NotReadyError
 from devstack.record import ServerRecord
 from devstack.server import Server
@@ -63,6 +64,11 @@ class DemoService(Server):
         return f"http://{HOST}:{self.port}"
 
     @property
+    def settings(self) -> Mapping[str, str]:
+        """Return its settings, as environment variables."""
+        return self._service.settings
+
+    @property
     def port(self) -> int:
         """Return the port it listens on."""
         return self._service.ports[0]
@@ -89,6 +95,13 @@ class DemoService(Server):
         """Send a POST request with a JSON body; errors as `get`."""
         return self._service.request("POST", path, json.dumps(body).encode())
 
+    def metrics(self) -> str:
+        """Return what Prometheus would get; errors as `get`."""
+        status, body = self._service.fetch("GET", "/metrics", None)
+        if status != 200:
+            raise StackError(f"/metrics of the {self.name} answers {status} {body[:200]!r}")
+        return body.decode()
+
     def log_lines(self, event: str) -> Iterator[dict[str, Any]]:
         """Return the lines with this event that it logged since its last start."""
         for line in self.log_path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -114,7 +127,7 @@ class _ServiceProgram:
         self.ports: tuple[int, ...] = (port,)
         self.crash_point: str | None = None
         self._module = module
-        self._environment = dict(environment)
+        self.settings = dict(environment)
 
     def prepare(self) -> None:
         """Nothing: a service makes its tables itself."""
@@ -127,7 +140,7 @@ class _ServiceProgram:
         """Return the environment: ours, without settings of services that happen to be in it."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)}
         crash = {} if self.crash_point is None else {"DEMO_CRASH": self.crash_point}
-        return {**inherited, "PYTHONPATH": str(CHECKOUT), **self._environment, **crash}
+        return {**inherited, "PYTHONPATH": str(CHECKOUT), **self.settings, **crash}
 
     def probe(self) -> None:
         """Ask for its health."""
@@ -139,13 +152,18 @@ class _ServiceProgram:
             raise NotReadyError(f"/health answers {answer.status} {answer.body}")
 
     def request(self, method: str, path: str, body: bytes | None) -> Answer:
-        """Send one request on a connection of its own."""
+        """Send one request on a connection of its own; the answer is JSON."""
+        status, answer = self.fetch(method, path, body)
+        return Answer(status, json.loads(answer))
+
+    def fetch(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        """Send one request on a connection of its own; return status and body."""
         connection = http.client.HTTPConnection(HOST, self.ports[0], timeout=_REQUEST_SECONDS)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             connection.request(method, path, body, headers)
             response = connection.getresponse()
-            return Answer(response.status, json.loads(response.read()))
+            return response.status, response.read()
         finally:
             connection.close()
 

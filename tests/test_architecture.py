@@ -173,8 +173,8 @@ def public_names() -> set[str]:
     raise AssertionError("rmq_txn has no __all__")
 
 
-# Beside the names of the root: errors nobody needs often, our tables, a processor for log lines.
-PUBLIC_MODULES = ("rmq_txn.errors", "rmq_txn.schema", "rmq_txn.logs")
+# Beside the names of the root: errors nobody needs often, our tables, a processor for log lines, metrics.
+PUBLIC_MODULES = ("rmq_txn.errors", "rmq_txn.schema", "rmq_txn.logs", "rmq_txn.telemetry")
 # The demos watch, and break, a transport that they wrap: one module of their chassis sees the seam.
 SEAM = ("rmq_txn.transport", "rmq_txn.transport.wrapped", "rmq_txn.verdict", "rmq_txn.message")
 

@@ -160,8 +160,7 @@ class Handling:
 
     def _to_the_end(self, delivery: Delivery, step: Callable[[], Answer]) -> Answer:
         """Take a step; if it fails for a reason of its own, count that; what may pass is tried again."""
-        counting = False
-        tries = 0
+        counting, tries = False, 0
         while True:
             try:
                 return step()
@@ -205,6 +204,7 @@ class Handling:
                         parking.forget_failures(txn, self._group, claim.key)
         except _DoneBefore:
             event = "duplicate skipped"
+            self.health.duplicate()
         else:
             event = "handled"
             if over_age:

@@ -29,6 +29,8 @@ class ConsumerHealth:
             if it is not known.
         failing: messages of the group whose handler failed, and that are delivered again.
         parked: messages of the group that failed for good and wait for a person.
+        duplicates: deliveries that this consumer skipped since its start, for they were handled before.
+        database_answers: the last look could read our tables.
     """
 
     held: int
@@ -38,6 +40,8 @@ class ConsumerHealth:
     lag: int | None = None
     failing: int = 0
     parked: int = 0
+    duplicates: int = 0
+    database_answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Seen:
     failing: int = 0
     parked: int = 0
     problems: tuple[str, ...] = ()
+    database_answers: bool = True
 
 
 class HealthNotes:
@@ -66,6 +71,7 @@ class HealthNotes:
         self._unhandled: dict[tuple[str, str | None], tuple[int, float]] = {}
         self._clocks: dict[str, tuple[str, float, float]] = {}
         self._seen = Seen()
+        self._duplicates = 0
 
     @contextmanager
     def holding(self, why: str) -> Iterator[None]:
@@ -84,6 +90,11 @@ class HealthNotes:
         with self._lock:
             count, _ = self._unhandled.get((topic, tag), (0, 0.0))
             self._unhandled[topic, tag] = count + 1, time.monotonic()
+
+    def duplicate(self) -> None:
+        """Note a delivery that was skipped."""
+        with self._lock:
+            self._duplicates += 1
 
     def clock(self, whose: str, problem: str) -> bool:
         """Note that a clock is wrong; return whether that is worth a log line again."""
@@ -104,7 +115,7 @@ class HealthNotes:
         now = time.monotonic()
         since, since_clocks = now - _REMEMBERED_SECONDS, now - _CLOCK_TOLD_EACH_SECONDS
         with self._lock:
-            seen = self._seen
+            seen, duplicates = self._seen, self._duplicates
             held = Counter(why for why, _ in self._held.values())
             oldest = max((now - since for _, since in self._held.values()), default=0.0)
             unhandled = {key: count for key, (count, last) in self._unhandled.items() if last > since}
@@ -126,4 +137,6 @@ class HealthNotes:
             lag=seen.lag,
             failing=seen.failing,
             parked=seen.parked,
+            duplicates=duplicates,
+            database_answers=seen.database_answers,
         )

@@ -103,10 +103,12 @@ class Upkeep:
             problems += self._of_brokers(registered, lag)
             problems += self._of_filters(filters)
         failing = parked = parking.ParkedCount()
+        database_answers = True
         try:
             with sideline.session() as session:
                 failing, parked = parking.count(session, self._group)
         except RmqTxnError as error:
+            database_answers = False
             problems.append(str(error))
         problems += self._of_messages(failing, parked)
         return Seen(
@@ -115,6 +117,7 @@ class Upkeep:
             failing=failing.messages,
             parked=parked.messages,
             problems=tuple(problems),
+            database_answers=database_answers,
         )
 
     def _of_brokers(self, registered: bool, lag: Lag) -> Iterator[str]:

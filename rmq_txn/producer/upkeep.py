@@ -81,6 +81,9 @@ class ProducerHealth:
         problems: a sentence for each thing that somebody has to look at; empty is healthy.
         forged_checks: questions about half messages that name this owner and that it did not sign.
         clock_skew_seconds: how far this machine's clock is ahead of the database's; negative: behind.
+        database_answers: the last look could read and write our tables.
+        suspects: clients that brokers ask about messages of this group, and whose answers nobody can
+            vouch for; as long as there is one, copies are kept and published again.
     """
 
     registered: bool
@@ -90,6 +93,8 @@ class ProducerHealth:
     problems: tuple[str, ...]
     forged_checks: int = 0
     clock_skew_seconds: float = 0.0
+    database_answers: bool = True
+    suspects: int = 0
 
 
 def undisturbed_time(times: OutboxTimes) -> UndisturbedTime:
@@ -188,6 +193,8 @@ class Upkeep:
             problems=tuple(self._problems(skew)),
             forged_checks=self._oracle.forged_checks,
             clock_skew_seconds=skew,
+            database_answers=_DATABASE not in self._in_trouble,
+            suspects=len(self._presence.problems),
         )
 
     def _problems(self, skew: float) -> Iterator[str]:

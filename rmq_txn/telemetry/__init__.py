@@ -20,6 +20,7 @@ from typing import Protocol
 from opentelemetry import metrics, trace
 
 from rmq_txn.consumer.health import ConsumerHealth
+from rmq_txn.producer.producer import TransactionProducer
 from rmq_txn.producer.upkeep import ProducerHealth
 from rmq_txn.telemetry.gauges import Gauges
 from rmq_txn.telemetry.hooks import TelemetryHooks
@@ -71,10 +72,13 @@ class Telemetry:
         """
         Report what `health()` of a producer or a consumer says, whenever metrics are collected.
 
-        It asks nobody, so a collection costs no request. Watch each client once.
+        It asks nobody, so a collection costs no request. Watch each client once. While a client does not
+        run it has no gauges.
 
         Args:
             client: a `TransactionProducer` or an `IdempotentConsumer`.
             group: its group, the attribute that tells its gauges from others.
         """
+        if isinstance(client, TransactionProducer):
+            self._hooks.expect(group)
         self._gauges.add(group, client.health)

@@ -36,6 +36,7 @@ _PRODUCER_GROUP: Final = "rmq_txn.producer.group"
 _TXN_ID: Final = "rmq_txn.txn_id"
 _VERDICT: Final = "rmq_txn.verdict"
 _CAUSE: Final = "rmq_txn.cause"
+_AFTER_LOCAL, _AFTER_CHECK = "local transaction", "check-back"
 _ANSWER: Final = "rmq_txn.answer"
 _REDELIVERIES: Final = "rmq_txn.redeliveries"
 
@@ -79,6 +80,13 @@ class TelemetryHooks(Hooks):
             meter, "messaging.process.duration", "a delivery: inbox row, handler, COMMIT"
         )
 
+    def expect(self, group: str) -> None:
+        """Begin a producer's verdicts with 0: the first of a kind is a step then, and can be alarmed on."""
+        for verdict in Verdict:
+            for cause in (_AFTER_LOCAL, _AFTER_CHECK):
+                told = {_PRODUCER_GROUP: group, _VERDICT: verdict.value, _CAUSE: cause}
+                self._count(self._verdicts, told, 0)
+
     def send_half(self, group: str, message: Outbound, send: Callable[[Outbound], None]) -> None:
         """Open the span of the transaction with its first half message, and one for each of them."""
         txn_id = message.properties.get(PROPERTY_TXN_ID, "")
@@ -108,7 +116,7 @@ class TelemetryHooks(Hooks):
 
     def ended(self, group: str, message: Outbound, message_id: str, verdict: Verdict) -> None:
         """Count the verdict."""
-        told = {_PRODUCER_GROUP: group, _VERDICT: verdict.value, _CAUSE: "local transaction"}
+        told = {_PRODUCER_GROUP: group, _VERDICT: verdict.value, _CAUSE: _AFTER_LOCAL}
         trace.get_current_span().add_event("verdict sent", told)
         self._count(self._verdicts, told)
 
@@ -124,7 +132,7 @@ class TelemetryHooks(Hooks):
         ):
             verdict = answer(check)
             span.set_attribute(_VERDICT, verdict.value)
-        self._count(self._verdicts, {**told, _VERDICT: verdict.value, _CAUSE: "check-back"})
+        self._count(self._verdicts, {**told, _VERDICT: verdict.value, _CAUSE: _AFTER_CHECK})
         return verdict
 
     def send_plain(
@@ -217,8 +225,8 @@ class TelemetryHooks(Hooks):
             histogram.record(time.monotonic() - began, told)
 
     @staticmethod
-    def _count(counter: metrics.Counter, attributes: Attributes) -> None:
-        counter.add(1, {**_SYSTEM, **attributes})
+    def _count(counter: metrics.Counter, attributes: Attributes, number: int = 1) -> None:
+        counter.add(number, {**_SYSTEM, **attributes})
 
 
 def _histogram(meter: metrics.Meter, name: str, description: str) -> metrics.Histogram:

@@ -37,6 +37,9 @@ class Demo:
         self.first_port = free_port_block()
         stack.create_topic(TOPIC)
         for_account, for_points = page_settings(self.folder, self.first_port + 1)
+        self.spans = self.folder / "account-spans.jsonl", self.folder / "points-spans.jsonl"
+        for settings, path in zip((for_account, for_points), self.spans, strict=True):
+            settings["DEMO_SPANS"] = str(path)
         self.account = account_service(
             stack, self.folder, port=self.first_port, seeds=SEEDS, more=for_account
         )

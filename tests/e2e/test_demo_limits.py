@@ -113,6 +113,7 @@ def test_too_many_requests_at_once_are_refused_and_health_still_answers(demo: De
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
             assert answer.headers["Retry-After"] == "1"
             assert service.get("/health").status == 200
+            assert "demo_health" in service.metrics()
             waiting[0].close()
             until(lambda s=service, p=path: s.get(p).status == 200, "room again", RECEIVE_SECONDS / 2)
     assert demo.transfer(unique).status == 201

@@ -30,9 +30,9 @@ from rmq_txn.telemetry import Telemetry
 from rmq_txn.telemetry.gauges import Gauges
 from rmq_txn.telemetry.hooks import TelemetryHooks
 from rmq_txn.testing import MemoryBroker
-from rmq_txn.transport import Execute
+from rmq_txn.transport import Deliver, Execute
 from rmq_txn.transport.wrapped import Hooks, Wrapped
-from rmq_txn.verdict import Verdict
+from rmq_txn.verdict import Answer, Verdict
 from tests.kit.documents import blocks, text_of
 from tests.kit.wait import until
 
@@ -249,6 +249,48 @@ def test_gauges_say_what_health_says(memory: MemoryBroker, database: Database, c
             "g-transfer": producer.health().outbox_rows
         }
         assert collected.values("rmq_txn.consumer.parked", "rmq_txn.group") == {"c-transfer": 0}
+
+
+class LosesAcks(Hooks):
+    """The first ack gets lost, so the broker delivers again."""
+
+    def __init__(self) -> None:
+        self.left = 1
+
+    def deliver(self, group: str, delivery: Delivery, deliver: Deliver) -> Answer:
+        answer = deliver(delivery)
+        if self.left:
+            self.left -= 1
+            return Answer.RETRY
+        return answer
+
+
+def test_a_skipped_duplicate_is_told_from_a_delivery_that_was_handled(
+    memory: MemoryBroker, database: Database, collected: Collected
+) -> None:
+    producer, consumer = services(collected, Wrapped(memory, LosesAcks()), database)
+    consumer.handles("transfer")(lambda _txn, _delivery: None)
+    collected.telemetry.watch(consumer, group="c-transfer")
+    with producer, consumer:
+        for number in range(2):
+            with producer.transaction() as txn:
+                txn.publish("transfer", {"number": number})
+        memory.advance(60)
+        assert collected.values("rmq_txn.consumer.duplicates", "rmq_txn.group") == {"c-transfer": 1}
+    assert collected.values("messaging.client.consumed.messages", "rmq_txn.answer") == {"ack": 3}
+
+
+def test_a_client_that_does_not_run_has_no_gauges_and_its_verdicts_begin_with_0(
+    memory: MemoryBroker, database: Database, collected: Collected
+) -> None:
+    producer, _ = services(collected, memory, database)
+    collected.telemetry.watch(producer, group="g-transfer")
+    with producer:
+        assert collected.values("rmq_txn.producer.database", "rmq_txn.group") == {"g-transfer": 1}
+        assert collected.values("rmq_txn.producer.suspects", "rmq_txn.group") == {"g-transfer": 0}
+    assert collected.points("rmq_txn.producer.database") == []
+    counts = [point.value for _, point in collected.points("rmq_txn.verdicts")]
+    assert counts == [0] * 6
 
 
 @pytest.mark.parametrize("page", ["docs/telemetry.md", "docs/telemetry.zh-CN.md"])

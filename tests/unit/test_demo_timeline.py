@@ -15,6 +15,7 @@ from demo_chassis.watching import WatchedConsumer, _ConsumerSteps, _ProducerStep
 from rmq_txn import Database, Delivery
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.message import Outbound
+from rmq_txn.telemetry import Telemetry
 from rmq_txn.transport import Check
 from rmq_txn.verdict import Answer, Verdict
 from tests.unit.fakes import URL
@@ -111,7 +112,12 @@ def test_what_a_handler_returns_reaches_the_consumer(tmp_path: Path) -> None:
     points = Points(tmp_path)
     database = Database.mysql(URL)
     consumer = WatchedConsumer(
-        name_server="127.0.0.1:1", events=points.events, faults=points.faults, group="g", database=database
+        name_server="127.0.0.1:1",
+        telemetry=Telemetry(),
+        events=points.events,
+        faults=points.faults,
+        group="g",
+        database=database,
     )
     returned: Callable[..., object] = Mock(return_value="a coroutine")
     registered: list[Callable[..., object]] = []

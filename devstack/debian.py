@@ -37,6 +37,33 @@ def unpacked(package: str, cache_folder: Path) -> Path:
     return kept(folder, f"{package} of Debian {SUITE}", partial(_fetch, package))
 
 
+def downloaded(package: str, cache_folder: Path) -> Path:
+    """
+    Return the root of one package of this machine's own suite, without what it depends on.
+
+    For programs that need no more than the machine has. Its maintainer scripts are never run, so no
+    service is started and no user is made.
+
+    Raises:
+        StackError: this machine can't get it; the text says why.
+    """
+    return kept(cache_folder / f"debian-{package}", package, partial(_download, package))
+
+
+def _download(package: str, work: Path) -> Path:
+    for program in ("apt-get", "dpkg-deb"):
+        if shutil.which(program) is None:
+            raise StackError(f"{package} comes as a Debian package, and {program} is not on PATH")
+    say(f"downloading {package} with apt (once, it is not installed) ...")
+    # It downloads to where it runs, and as root would change its user to one who can't write there.
+    options = ["--quiet", "--option=APT::Sandbox::User=root"]
+    _run(["env", f"--chdir={work}", "apt-get", *options, "download", package], package)
+    root = work / "root"
+    for archive in work.glob("*.deb"):
+        _run(["dpkg-deb", "--extract", str(archive), str(root)], package)
+    return root
+
+
 def started_by_its_loader(root: Path, server: str) -> tuple[str, ...]:
     """Return the command that runs a server of an unpacked root with the libraries of that root."""
     program = root / "usr/sbin" / server

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "README.zh-CN.md": "index.zh-CN.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "demo_account_service/README.md": "demo-account-service.md",
     "demo_points_service/README.md": "demo-points-service.md",
 }

@@ -14,7 +14,20 @@ import os
 import sys
 from typing import NoReturn
 
-from rmq_txn.cli import consume, dlq, doctor, exit_codes, native, offsets, outbox, parked, prune, schema
+from rmq_txn.cli import (
+    completion,
+    consume,
+    dlq,
+    doctor,
+    exit_codes,
+    native,
+    offsets,
+    outbox,
+    output,
+    parked,
+    prune,
+    schema,
+)
 from rmq_txn.errors import RmqTxnError
 from rmq_txn.logs import one_line, redact
 
@@ -55,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     outbox.add_parser(commands)
     prune.add_parser(commands)
     doctor.add_parser(commands)
+    completion.add_parser(commands, parser)
     return parser
 
 
@@ -67,7 +81,8 @@ def main(argv: list[str]) -> int:
     """
     arguments = build_parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        with output.printed(as_json=getattr(arguments, "as_json", False)):
+            code: int = arguments.run(arguments)
         sys.stdout.flush()  # here, so that a closed pipe is our error and not one at exit
     except RmqTxnError as exc:
         return _complain(str(exc), exit_codes.of(exc))

@@ -29,6 +29,13 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`, as every command has it that prints; see `output`."""
+    parser.add_argument(
+        "--json", dest="as_json", action="store_true", help="one JSON object a line, for programs"
+    )
+
+
 @contextmanager
 def opened(arguments: argparse.Namespace) -> Iterator[Database]:
     """

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.arguments import positive_integer
+from rmq_txn.cli.arguments import add_json, positive_integer
 from rmq_txn.cli.output import say
 from rmq_txn.cli.parked import add_rate, loaded_consumer, replay_all
 from rmq_txn.cli.target import METAVAR
@@ -31,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = dlq.add_subparsers(required=True, metavar="COMMAND")
     listing = actions.add_parser("list", help="one line a dead letter that was not taken yet; never a body")
     listing.add_argument("--limit", type=positive_integer, default=100, help="at most so many (100)")
+    add_json(listing)
     listing.set_defaults(run=_list)
     replay = actions.add_parser(
         "replay",
@@ -39,6 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_rate(replay)
+    add_json(replay)
     replay.set_defaults(run=_replay)
     for parser in (listing, replay):
         parser.add_argument("target", metavar=METAVAR, help="the consumer, with its group and its broker")
@@ -54,7 +56,13 @@ def _list(arguments: argparse.Namespace) -> int:
                 say(f"the first {shown} are shown, --limit shows more")
                 break
             message = letter.message  # not its delivery: no body is read, whatever it would become
-            say(f"{letter.topic}  {message.message_id}  {message.redeliveries} redeliveries")
+            say(
+                f"{letter.topic}  {message.message_id}  {message.redeliveries} redeliveries",
+                "dead letter",
+                topic=letter.topic,
+                message_id=message.message_id,
+                redeliveries=message.redeliveries,
+            )
             shown += 1
         if not shown:
             say(f"no dead letters wait in {dead_letters.topic_of(consumer.group)}")
@@ -75,7 +83,8 @@ def _replay(arguments: argparse.Namespace) -> int:
             except (DatabaseUnavailableError, BrokerUnavailableError):
                 raise
             except Exception as error:  # noqa: BLE001 - told; those behind it must not wait for it
-                say(f"left in %DLQ%: {letter.message.message_id}: {describe(error)}")
+                told, id_ = describe(error), letter.message.message_id
+                say(f"left in %DLQ%: {id_}: {told}", "dead letter", message_id=id_, error=told)
                 left.add(place)
                 continue
             if place not in left:  # reading up to here would take the one that is left along

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.output import say
+from rmq_txn.cli.arguments import add_json
+from rmq_txn.cli.output import say, say_record
 from rmq_txn.errors import NativeLibraryError, SettingsError
 from rmq_txn.library import installer
 
@@ -53,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="accept a library from FILE whose SHA-256 is not known (needed for the official .deb)",
     )
+    add_json(install)
     install.set_defaults(run=_install)
 
     status = actions.add_parser(
@@ -61,6 +63,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Show the library, and load it once in a child process. "
         f"Exit {exit_codes.OK} if it is usable, {exit_codes.NOT_USABLE} if not.",
     )
+    add_json(status)
     status.set_defaults(run=_status)
 
 
@@ -71,7 +74,7 @@ def _install(arguments: argparse.Namespace) -> int:
     path = installer.install(arguments.source, allow_unknown=arguments.allow_unknown)
     after = installer.status()
     done = "already there" if before.sha256 == after.sha256 else "installed"
-    say(f"{done}: {path}, build {after.version}")
+    say(f"{done}: {path}, build {after.version}", "native", done=done, path=str(path), build=after.version)
     problem = installer.load_problem(str(path))
     if problem is not None:
         raise NativeLibraryError(f"{path} is in place but can't be used: {problem}")
@@ -82,15 +85,15 @@ def _status(_arguments: argparse.Namespace) -> int:
     found = installer.status()
     problem = installer.usable_problem(found)
     elsewhere = f"no, but the system has {found.system_library}" if found.system_library else "no"
-    for name, value in (
-        ("path", found.path or "none: rocketmq-client-python is not installed"),
-        ("present", "yes" if found.sha256 else elsewhere),
-        ("sha256", found.sha256 or "none"),
-        ("build", found.version or "none"),
-        ("platform", found.platform_problem or "supported"),
-        ("loads", "yes" if problem is None else f"no: {problem}"),
-    ):
-        say(f"{name + ':':<10}{value}")
+    fields = {
+        "path": str(found.path or "none: rocketmq-client-python is not installed"),
+        "present": "yes" if found.sha256 else elsewhere,
+        "sha256": found.sha256 or "none",
+        "build": found.version or "none",
+        "platform": found.platform_problem or "supported",
+        "loads": "yes" if problem is None else f"no: {problem}",
+    }
+    say_record("native", fields, width=10)
     if problem is None:
         return exit_codes.OK
     installer.require()  # says best what to run when it is the platform, the package or the file

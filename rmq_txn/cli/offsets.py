@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from rmq_txn.cli import exit_codes, target
-from rmq_txn.cli.output import say
+from rmq_txn.cli.arguments import add_json
+from rmq_txn.cli.output import say, say_heading
 from rmq_txn.consumer import IdempotentConsumer
 from rmq_txn.errors import RmqTxnError, SettingsError
 from rmq_txn.remoting.cluster import ClusterSettings
@@ -33,6 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         f"client can't decode, within {LOOK_AHEAD} messages. The consumer is not started.",
     )
     show.add_argument("target", metavar=target.METAVAR, help="the consumer, or a function that returns it")
+    add_json(show)
     show.set_defaults(run=_show)
 
     past = actions.add_parser(
@@ -46,6 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     past.add_argument("--queue", required=True, type=int, metavar="ID")
     past.add_argument("--offset", required=True, type=int, help="of the message, as `offsets show` says it")
     past.add_argument("--broker", metavar="NAME", help="needed only if several brokers have the topic")
+    add_json(past)
     past.set_defaults(run=_skip)
 
 
@@ -56,12 +59,19 @@ def _show(arguments: argparse.Namespace) -> int:
     for standing in found:
         say(
             f"{_where(standing)}: group {consumer.group} at offset {standing.offset}, "
-            f"{standing.end - standing.offset} to come"
+            f"{standing.end - standing.offset} to come",
+            "offset",
+            **_place(standing),
+            group=consumer.group,
+            offset=standing.offset,
+            to_come=standing.end - standing.offset,
         )
     culprits = [(standing, culprit) for standing in found if (culprit := standing.culprit) is not None]
     for standing, culprit in culprits:
-        say(f"{_words(standing, culprit)}; to skip it:")
-        say(f"  {_command(arguments.target, standing, culprit)}")
+        command = _command(arguments.target, standing, culprit)
+        words = f"{_words(standing, culprit)}; to skip it:"
+        say(words, "culprit", **_place(standing), offset=culprit.offset, command=command)
+        say_heading(f"  {command}")
     if not culprits:
         say(f"no message that the native client can't decode in the next {LOOK_AHEAD} of each queue")
         for standing in found:
@@ -98,7 +108,12 @@ def _skip(arguments: argparse.Namespace) -> int:
     given_back = skip(cluster, consumer.group, standing)
     say(
         f"skipped: group {consumer.group} is at offset {culprit.offset + 1} of {_where(standing)}; "
-        f"messages before it that were given back for redelivery: {given_back}"
+        f"messages before it that were given back for redelivery: {given_back}",
+        "skip",
+        **_place(standing),
+        group=consumer.group,
+        offset=culprit.offset + 1,
+        given_back=given_back,
     )
     return exit_codes.OK
 
@@ -108,6 +123,10 @@ def _cluster(consumer: IdempotentConsumer) -> ClusterSettings:
         kind = type(consumer.broker).__name__
         raise RmqTxnError(f"the consumer's broker is a {kind}: only a RocketMQ can be asked for offsets")
     return consumer.broker
+
+
+def _place(standing: Standing) -> dict[str, object]:
+    return {"topic": standing.topic, "broker": standing.broker, "queue": standing.queue}
 
 
 def _where(standing: Standing) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.arguments import URL_VARIABLE, add_url, opened
-from rmq_txn.cli.output import say
+from rmq_txn.cli.arguments import URL_VARIABLE, add_json, add_url, opened
+from rmq_txn.cli.output import say, say_heading
 from rmq_txn.errors import RmqTxnError, SettingsError
 
 _STATUS_EPILOG = f"""\
@@ -38,6 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SECONDS",
         help="as given to the producers (default: 600)",
     )
+    add_json(status)
     status.set_defaults(run=_status)
 
 
@@ -56,9 +57,15 @@ def _status(arguments: argparse.Namespace) -> int:
             counts = table.count_by_topic()
         finally:
             table.close()
-    say(f"{'topic':<40} {'rows':>10} {'oldest':>10}")
+    say_heading(f"{'topic':<40} {'rows':>10} {'oldest':>10}")
     for count in counts:
-        say(f"{count.topic:<40} {count.rows:>10} {count.oldest_seconds:>8.0f} s")
+        say(
+            f"{count.topic:<40} {count.rows:>10} {count.oldest_seconds:>8.0f} s",
+            "outbox",
+            topic=count.topic,
+            rows=count.rows,
+            oldest_seconds=round(count.oldest_seconds),
+        )
     limit = arguments.check_budget_seconds + outbox.ALARM_AFTER_BUDGET_SECONDS
     late = [count.topic for count in counts if count.oldest_seconds > limit]
     if late:

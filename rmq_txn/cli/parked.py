@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.arguments import add_url, opened, positive_integer, positive_number
-from rmq_txn.cli.output import say, say_block
+from rmq_txn.cli.arguments import add_json, add_url, opened, positive_integer, positive_number
+from rmq_txn.cli.output import say, say_record
 from rmq_txn.cli.target import METAVAR, load_consumer
 from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError, RmqTxnError
 from rmq_txn.logs import describe, one_line
@@ -43,6 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_url(listing)
     listing.add_argument("--group", default="", help="of this consumer group only")
     listing.add_argument("--limit", type=positive_integer, default=100, help="at most so many (100)")
+    add_json(listing)
     listing.set_defaults(run=_list)
 
     show = actions.add_parser("show", help="everything about one message, its body too")
@@ -55,6 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         add_url(parser)
         parser.add_argument("--group", required=True, help="its consumer group")
         parser.add_argument("--key", required=True, help="its key, as `list` shows it")
+        add_json(parser)
         parser.set_defaults(run=run)
 
     replay = actions.add_parser(
@@ -69,6 +71,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     which.add_argument("--all", action="store_true", help="all that need no --force; with it, all")
     replay.add_argument("--force", action="store_true", help="also what may have had its effect already")
     add_rate(replay)
+    add_json(replay)
     replay.set_defaults(run=_replay)
 
 
@@ -101,15 +104,17 @@ def replay_all(consumer: IdempotentConsumer, keys: Iterable[str], *, rate: float
         except DatabaseUnavailableError:
             raise
         except InvalidMessageError as error:
-            say(f"not replayed: {error}")
+            say(f"not replayed: {error}", "replay", key=key, done="not replayed", error=str(error))
             failed += 1
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is told, the next one follows
-            say(f"failed: {key}: {describe(error)}")
+            told = describe(error)
+            say(f"failed: {key}: {told}", "replay", key=key, done="failed", error=told)
             failed += 1
         else:
-            say(f"replayed: {key}" if done else f"nothing to do: {key}")
+            what = "replayed" if done else "nothing to do"
+            say(f"{what}: {key}", "replay", key=key, done=what, error=None)
             replayed += done
-    say(f"{replayed} replayed, {failed} left parked")
+    say(f"{replayed} replayed, {failed} left parked", "replays", replayed=replayed, left=failed)
     return exit_codes.FAILED if failed else exit_codes.OK
 
 
@@ -136,7 +141,15 @@ def _list(arguments: argparse.Namespace) -> int:
         error = one_line(failure.error)[:120]
         say(
             f"{failure.state.name.lower():<9} {failure.attempts:>3} failures since {since}  {failure.group}  "
-            f"{failure.topic}  {failure.key}  {error}"
+            f"{failure.topic}  {failure.key}  {error}",
+            "parked",
+            state=failure.state.name.lower(),
+            failures=failure.attempts,
+            since=since,
+            group=failure.group,
+            topic=failure.topic,
+            key=failure.key,
+            error=failure.error,
         )
     if len(found) == arguments.limit:
         say(f"the first {len(found)} are shown, --limit shows more")
@@ -153,23 +166,23 @@ def _show(arguments: argparse.Namespace) -> int:
     if parked is None:
         raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
     failure, delivery = parked.failure, parked.delivery
-    for name, value in (
-        ("state", failure.state.name.lower()),
-        ("failures", failure.attempts),
-        ("first", failure.first_failed_at.isoformat()),
-        ("last", failure.last_failed_at.isoformat()),
-        ("error", failure.error),
-        ("topic", delivery.topic),
-        ("tag", delivery.tag or ""),
-        ("key", delivery.key or ""),
-        ("message id", delivery.message_id),
-        ("properties", json.dumps(dict(delivery.properties), ensure_ascii=False)),
-    ):
-        say_block(f"{name + ':':<12}", str(value))
+    fields: dict[str, object] = {
+        "state": failure.state.name.lower(),
+        "failures": failure.attempts,
+        "first": failure.first_failed_at.isoformat(),
+        "last": failure.last_failed_at.isoformat(),
+        "error": failure.error,
+        "topic": delivery.topic,
+        "tag": delivery.tag,
+        "key": delivery.key,
+        "message id": delivery.message_id,
+        "properties": json.dumps(dict(delivery.properties), ensure_ascii=False),
+    }
     try:
-        say_block("body:       ", delivery.body.decode())
+        fields["body"] = delivery.body.decode()
     except UnicodeDecodeError:
-        say(f"body (hex): {delivery.body.hex()}")
+        fields["body (hex)"] = delivery.body.hex()
+    say_record("parked", fields, width=12)
     return exit_codes.OK
 
 
@@ -180,7 +193,7 @@ def _drop(arguments: argparse.Namespace) -> int:
         dropped = parking.unpark(txn, arguments.group, _key(txn, arguments.group, arguments.key))
     if not dropped:
         raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
-    say(f"dropped: {arguments.key}")
+    say(f"dropped: {arguments.key}", "drop", key=arguments.key)
     return exit_codes.OK
 
 

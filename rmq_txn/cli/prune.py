@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.arguments import URL_VARIABLE, add_url, opened
+from rmq_txn.cli.arguments import URL_VARIABLE, add_json, add_url, opened
 from rmq_txn.cli.output import say
 from rmq_txn.errors import SettingsError
 from rmq_txn.quantities import retention_seconds
@@ -46,6 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     prune.add_argument("--group", help="the inbox of this consumer group only, and not the log")
     prune.add_argument("--dry-run", action="store_true", help="delete nothing: count, and forecast a day")
+    add_json(prune)
     prune.set_defaults(run=_prune)
 
 
@@ -76,9 +77,11 @@ def _delete(parts: list[Pruned], sideline: Sideline, database_id: str) -> int:
 
     for part in parts:
         if sideline.elect(part.lock(database_id)):
-            say(f"{part}: {sum(pruning.batches(part, sideline))} rows deleted")
+            rows = sum(pruning.batches(part, sideline))
+            say(f"{part}: {rows} rows deleted", "pruned", part=str(part), rows=rows)
         else:
-            say(f"{part}: a producer or consumer prunes it at this moment, nothing done")
+            text = f"{part}: a producer or consumer prunes it at this moment, nothing done"
+            say(text, "pruned", part=str(part), rows=0)
     return exit_codes.OK
 
 
@@ -86,10 +89,17 @@ def _forecast(parts: list[Pruned], sideline: Sideline) -> int:
     from rmq_txn import pruning
 
     for part in parts:
-        say(f"{part}: {part.count(sideline, pruning.cutoff(part, sideline))} rows would be deleted")
+        rows = part.count(sideline, pruning.cutoff(part, sideline))
+        say(f"{part}: {rows} rows would be deleted", "prunable", part=str(part), rows=rows)
     for growth in pruning.growth(parts, sideline):
         mebibytes = growth.bytes_a_day / 2**20
-        say(f"{growth.table} grows by {growth.rows_a_day} rows a day, {mebibytes:.0f} MiB, by the last hour")
+        say(
+            f"{growth.table} grows by {growth.rows_a_day} rows a day, {mebibytes:.0f} MiB, by the last hour",
+            "growth",
+            table=growth.table,
+            rows_a_day=growth.rows_a_day,
+            bytes_a_day=growth.bytes_a_day,
+        )
     return exit_codes.OK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.arguments import URL_VARIABLE, add_url, opened
+from rmq_txn.cli.arguments import URL_VARIABLE, add_json, add_url, opened
 from rmq_txn.cli.output import say
 
 _APPLY_EPILOG = f"""\
@@ -39,6 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_url(apply)
+    add_json(apply)
     apply.set_defaults(run=_apply)
 
     check = actions.add_parser(
@@ -49,6 +50,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_url(check)
+    add_json(check)
     check.set_defaults(run=_check)
 
 
@@ -65,7 +67,13 @@ def _apply(arguments: argparse.Namespace) -> int:
     with opened(arguments) as database:
         applied = schema.apply(database)
     done = "created" if applied.created else "upgraded" if applied.upgraded else "already there"
-    say(f"{done}: schema version {applied.version}, database id {applied.database_id}")
+    say(
+        f"{done}: schema version {applied.version}, database id {applied.database_id}",
+        "schema",
+        done=done,
+        version=applied.version,
+        database_id=applied.database_id,
+    )
     return exit_codes.OK
 
 
@@ -80,5 +88,11 @@ def _check(arguments: argparse.Namespace) -> int:
         raise SchemaError(
             f"the tables lack {', '.join(missing)}: compare with `rmq-txn schema print`, add what is missing"
         )
-    say(f"schema version {schema.VERSION}, database id {identity.database_id}")
+    say(
+        f"schema version {schema.VERSION}, database id {identity.database_id}",
+        "schema",
+        done="checked",
+        version=schema.VERSION,
+        database_id=identity.database_id,
+    )
     return exit_codes.OK

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -16,9 +17,10 @@ import pytest
 
 import rmq_txn.producer.outbox
 import rmq_txn.schema
+from docsite.commands import leaves
 from rmq_txn import cli
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.output import say, say_block
+from rmq_txn.cli.output import printed, say, say_block, say_heading, say_record
 from rmq_txn.database import Database
 from rmq_txn.errors import (
     BrokerUnavailableError,
@@ -437,14 +439,14 @@ def test_parsers_are_one_kind() -> None:
 
 
 def test_only_one_module_prints_and_it_escapes() -> None:
-    """What comes from a message, a key or an error is anything; the script of `schema print` is ours."""
+    """What comes from a message, a key or an error is anything; scripts are ours."""
     for path in sorted(Path(cli.__file__).parent.glob("*.py")):
         calls = [
             node
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         ]
-        allowed = {"output.py": 2, "schema.py": 1, "__init__.py": 1}
+        allowed = {"output.py": 5, "schema.py": 1, "completion.py": 1, "__init__.py": 1}
         assert len(calls) == allowed.get(path.name, 0), path.name
 
 
@@ -456,6 +458,104 @@ def test_what_is_printed_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == (
         'key \\x1b[31m forged line x 积分\nbody: {\n      \t"a": "\\x1b]0;x\\x07"\n      }\nempty:\n'
     )
+
+
+def test_with_json_a_line_is_an_object_and_headings_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is in it: a line of its own, in ASCII."""
+    with printed(as_json=True):
+        say_heading("key")
+        say("parked: k", "parked", key="k \x1b[31m\n\u2028 积分", attempts=3)
+        say("nothing more")
+        say_record("native", {"message id": "1", "tag": None}, width=10)
+    say("for people", "parked", key="k")
+    *objects, last = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in objects] == [
+        {"kind": "parked", "key": "k \x1b[31m\n\u2028 积分", "attempts": 3, "text": "parked: k"},
+        {"kind": "note", "text": "nothing more"},
+        {"kind": "native", "message_id": "1", "tag": None},
+    ]
+    assert last == "for people"
+
+
+def test_every_command_that_prints_has_json_and_the_page_names_each_kind() -> None:
+    """But those that print a script, and the one that runs until it is stopped."""
+    without = {"rmq-txn schema print", "rmq-txn completion", "rmq-txn consume"}
+    found = {leaf.prog: "--json" in leaf.format_help() for leaf, _ in leaves(cli.build_parser())}
+    assert {prog for prog, has in found.items() if not has} == without
+    said = re.compile(r"\b(?:say|say_record)\(")
+    kinds = {"note"}
+    for path in Path(cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and said.match(f"{ast.unparse(node.func)}("):
+                place = 0 if ast.unparse(node.func) == "say_record" else 1
+                constant = node.args[place] if len(node.args) > place else None
+                if isinstance(constant, ast.Constant):
+                    kinds.add(constant.value)
+            elif isinstance(node, ast.Dict):  # one that a command makes itself
+                pairs = zip(node.keys, node.values, strict=True)
+                kinds |= {
+                    value.value
+                    for key, value in pairs
+                    if isinstance(key, ast.Constant)
+                    and key.value == "kind"
+                    and isinstance(value, ast.Constant)
+                }
+    page = (Path(cli.__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert kinds == set(re.findall(r"^\| `([a-z ]+)` \|", page, re.MULTILINE))
+
+
+def test_a_command_prints_for_programs_what_it_prints_for_people(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = installer.LibraryStatus(Path("/there/librocketmq.so"), True, "ab12", "2.1.0", None, None)
+    monkeypatch.setattr(installer, "status", lambda: library)
+    monkeypatch.setattr(installer, "load_problem", lambda _path: None)
+    assert cli.main(["native", "status", "--json"]) == exit_codes.OK
+    told = json.loads(capsys.readouterr().out)
+    assert cli.main(["native", "status"]) == exit_codes.OK
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert told == {"kind": "native", **{name: text.strip() for name, text in lines.items()}}
+    assert told["sha256"] == "ab12"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_is_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == exit_codes.OK
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("parked", "replay", "offsets", "rmq-txn"))
+
+
+def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """The script is given to bash, and asked as TAB asks it; no Python is needed for that."""
+    assert cli.main(["completion", "bash"]) == exit_codes.OK
+    ask = (
+        'source /dev/stdin <<< "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        "_shtab_rmq_txn rmq-txn; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    script = capsys.readouterr().out
+
+    def completed(*words: str) -> set[str]:
+        done = subprocess.run(
+            ["bash", "--norc", "-c", ask, script, "rmq-txn", *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env={"PATH": os.environ["PATH"]},
+        )
+        return set(done.stdout.split())
+
+    assert completed("pa") == {"parked"}
+    assert completed("parked", "re") == {"replay"}
+    assert completed("parked", "replay", "--fo") == {"--force"}
+
+
+def test_completion_without_shtab_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert cli.main(["completion", "bash"]) == exit_codes.USAGE
+    assert "pip install 'rmq-txn[completion]'" in capsys.readouterr().err
 
 
 def test_an_error_is_shown_and_not_obeyed(

@@ -42,7 +42,14 @@ def test_every_dependency_has_a_lowest_version() -> None:
     """So that none is left out of the next test."""
     names = {requirement.partition("==")[0] for requirement in lowest()}
     always = {"rocketmq-client-python", "pymysql", "dbutils", "structlog"}
-    assert names == always | {"unearth", "testcontainers", "sqlalchemy", "opentelemetry-api", "pytest"}
+    assert names == always | {
+        "unearth",
+        "testcontainers",
+        "sqlalchemy",
+        "opentelemetry-api",
+        "pytest",
+        "shtab",
+    }
 
 
 def test_the_lowest_versions_that_are_allowed_do_the_work(

@@ -133,11 +133,11 @@ def run_script(database: Database, script: str) -> None:
         for statement in filter(None, map(str.strip, without_comments(script).split(";"))):
             try:
                 session.execute(statement)
-            except pymysql.err.OperationalError as error:
+            except pymysql.OperationalError as error:
                 if error_code(error) not in _EXISTS_ALREADY:
                     raise
                 # Another process, or a run that was interrupted, added it before.
-    except pymysql.err.MySQLError as error:
+    except pymysql.MySQLError as error:
         raise SchemaError(f"the tables could not be made: {error.args[-1]}") from error
     finally:
         session.rollback()
@@ -218,7 +218,7 @@ def _read_version(database: Database) -> tuple[int, str]:
         try:
             found = session.execute(STATEMENTS["read_schema_version"])
             row = session.cursor.fetchone() if found else None
-        except pymysql.err.ProgrammingError as error:
+        except pymysql.ProgrammingError as error:
             if error_code(error) != _NO_SUCH_TABLE:
                 raise
             row = None

@@ -167,7 +167,7 @@ class WatchedConnection(_Connection):
 
         Raises:
             SettingsError: business code chose a character set in which escaping is not safe.
-            pymysql.err.OperationalError: 1153, the statement is larger than the server takes. Sent, it
+            pymysql.OperationalError: 1153, the statement is larger than the server takes. Sent, it
                 would look like a lost connection, for ever.
         """
         if self._unsafe:
@@ -178,7 +178,7 @@ class WatchedConnection(_Connection):
             )
         data = sql.encode(self.encoding) if isinstance(sql, str) else sql
         if len(data) >= self.packet_bytes > 0:
-            raise pymysql.err.OperationalError(
+            raise pymysql.OperationalError(
                 ER.NET_PACKET_TOO_LARGE,
                 f"the statement is {len(data)} bytes, max_allowed_packet of the server is "
                 f"{self.packet_bytes} bytes; raise it there, or make the value smaller",
@@ -202,7 +202,7 @@ class WatchedConnection(_Connection):
         return not self._unanswered and self._pid == os.getpid()
 
     def _refuse_out_of_step(self) -> NoReturn:
-        raise pymysql.err.OperationalError(
+        raise pymysql.OperationalError(
             CR.CR_COMMANDS_OUT_OF_SYNC,
             "a statement was interrupted before its answer was read, what became of it is not known; "
             "leave the block, and do it in a new transaction",
@@ -245,7 +245,7 @@ class WatchedConnection(_Connection):
         """
         Read what is left of the last statement, so that its late error is not taken for the next one's.
 
-        Raises: pymysql.err.MySQLError of that statement.
+        Raises: pymysql.MySQLError of that statement.
         """
         if self._unanswered:
             self._refuse_out_of_step()
@@ -258,7 +258,7 @@ class WatchedConnection(_Connection):
     def _read_query_result(self, unbuffered: bool = False) -> int:
         try:
             rows: int = super()._read_query_result(unbuffered)  # type: ignore[misc]
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             self._unanswered = False
             self._heed_failure(error)
             raise
@@ -270,7 +270,7 @@ class WatchedConnection(_Connection):
     def _read_ok_packet(self) -> Any:
         try:
             answer = super()._read_ok_packet()  # type: ignore[misc]
-        except pymysql.err.MySQLError:
+        except pymysql.MySQLError:
             self._unanswered = False
             raise
         self._unanswered = False
@@ -283,7 +283,7 @@ class WatchedConnection(_Connection):
             return message  # all of it
         return _sized(message, 0)[0]
 
-    def _heed_failure(self, error: pymysql.err.MySQLError) -> None:
+    def _heed_failure(self, error: pymysql.MySQLError) -> None:
         code = error.args[0] if error.args else None
         if isinstance(code, int):
             self.failures.add(code)

@@ -225,7 +225,7 @@ class Database:
                 return False
             try:
                 session.execute(STATEMENTS["kill_connection"], (thread.id,))
-            except pymysql.err.MySQLError as error:
+            except pymysql.MySQLError as error:
                 if error_code(error) != NO_SUCH_THREAD:
                     raise
         return True
@@ -238,7 +238,7 @@ class Database:
                 session.execute(STATEMENTS["insert_log_row"], (session.txn_id, 0, b""))
         except DatabaseUnavailableError:
             return False
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             # Of the statement, not of the server: no such table, a lock. Whoever waits finds the same.
             log.warning("the database could not be tried by a write", error=str(error))
         return True

@@ -89,15 +89,15 @@ _NO_TLS = 2026
 
 
 def driver_error(error: BaseException) -> BaseException:
-    """Return the driver's error inside of what SQLAlchemy made of it; else `error`."""
+    """Return the driver's error inside of what SQLAlchemy, or a join, made of it; else `error`."""
     inner = getattr(error, "orig", None)
-    return inner if isinstance(inner, pymysql.err.MySQLError) else error
+    return inner if isinstance(inner, pymysql.MySQLError) else error
 
 
 def error_code(error: BaseException) -> int | None:
     """Return the server's or the driver's error number; None when `error` has none."""
     error = driver_error(error)
-    if isinstance(error, pymysql.err.MySQLError) and error.args and type(error.args[0]) is int:
+    if isinstance(error, pymysql.MySQLError) and error.args and type(error.args[0]) is int:
         return error.args[0]
     return None
 
@@ -142,7 +142,7 @@ class _NeverRaised(Exception):
 
 
 def _close(pooled: Any) -> None:
-    with suppress(pymysql.err.MySQLError):  # closed already
+    with suppress(pymysql.MySQLError):  # closed already
         pooled.dbapi_connection.close()
 
 
@@ -201,7 +201,7 @@ class ConnectionPool:
             pooled = pool.dedicated_connection()
         except BaseException as error:
             self._permits.put(None)
-            if isinstance(error, pymysql.err.MySQLError):
+            if isinstance(error, pymysql.MySQLError):
                 self.unavailable(error)
             raise
         if self.renewal.outdates(pooled.dbapi_connection):
@@ -238,7 +238,7 @@ class ConnectionPool:
         finally:
             self._permits.put(None)
 
-    def unavailable(self, error: pymysql.err.MySQLError) -> NoReturn:
+    def unavailable(self, error: pymysql.MySQLError) -> NoReturn:
         """Raise `DatabaseUnavailableError` for what the driver said."""
         code = error_code(error)
         if code in _REFUSED:

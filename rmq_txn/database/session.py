@@ -86,11 +86,11 @@ class Session:
         if not self._set_tripwire():
             # Nothing of this transaction ran yet: a new connection is safe, here and never later.
             try:
-                with suppress(pymysql.err.MySQLError):  # closed already
+                with suppress(pymysql.MySQLError):  # closed already
                     self.connection.close()
                 self.connection.connect()
                 self.cursor.execute(STATEMENTS["set_tripwire"])
-            except pymysql.err.MySQLError as error:
+            except pymysql.MySQLError as error:
                 self._pool.unavailable(error)
         self.server_thread: ServerThread = self.connection.server_thread
 
@@ -120,7 +120,7 @@ class Session:
         self.connection.watch_transaction()
         try:
             self.cursor.execute(STATEMENTS["set_tripwire"])
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             if not is_unavailable(error):
                 raise
             return False  # idle connections die of old age
@@ -133,7 +133,7 @@ class Session:
         Raises:
             DatabaseUnavailableError: the connection is lost, or the server does no such work now; COMMIT
                 was not sent.
-            pymysql.err.MySQLError: anything else the server says, unchanged.
+            pymysql.MySQLError: anything else the server says, unchanged.
         """
         if sql not in _OURS:
             self._business = True
@@ -142,7 +142,7 @@ class Session:
         statement = self.cursor.mogrify(sql, args)  # before: bad arguments are no lost answer
         try:  # as `_answered`, in line: it is most of what is ever sent
             return self.cursor.execute(statement)
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             self._tell_if_unavailable(error)
             raise
 
@@ -157,7 +157,7 @@ class Session:
         self.settle()  # a duplicate key of business code, told late, is none of ours
         try:
             self.execute(sql, args)
-        except pymysql.err.IntegrityError as error:
+        except pymysql.IntegrityError as error:
             if error_code(error) != DUPLICATE_KEY:
                 raise
             return False
@@ -188,14 +188,14 @@ class Session:
         Clear away what business code left, before a statement of ours. At no cost if it left nothing.
 
         Raises:
-            pymysql.err.MySQLError: a late error of the last statement of business code, of a procedure
+            pymysql.MySQLError: a late error of the last statement of business code, of a procedure
                 with several results.
         """
         if not self._business:
             return
         try:
             self.connection.read_results()
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             self._tell_if_unavailable(error)
             raise
         if self.connection.elsewhere:
@@ -205,11 +205,11 @@ class Session:
     def _answered(self, run: Callable[[], T]) -> T:
         try:
             return run()
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             self._tell_if_unavailable(error)
             raise
 
-    def _tell_if_unavailable(self, error: pymysql.err.MySQLError) -> None:
+    def _tell_if_unavailable(self, error: pymysql.MySQLError) -> None:
         if self._is_unavailable(error):
             self._pool.unavailable(error)
 
@@ -225,7 +225,7 @@ class Session:
         Raises:
             TransactionLostError: the server ended the transaction before; the session is still open
                 and must be rolled back.
-            pymysql.err.MySQLError: if `state` is COMMITTING then, the outcome is not known; if it is OPEN,
+            pymysql.MySQLError: if `state` is COMMITTING then, the outcome is not known; if it is OPEN,
                 the server refused to commit.
         """
         if self._guarded and not self._whole:
@@ -234,7 +234,7 @@ class Session:
         self.state = SessionState.COMMITTING
         try:
             self._send_commit()
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             if error_code(error) in REFUSED_COMMIT:
                 self.state = SessionState.OPEN  # the ROLLBACK that follows makes sure
             raise
@@ -247,11 +247,11 @@ class Session:
 
         Raises: TransactionLostError, and those of `execute`.
         """
-        cause: pymysql.err.MySQLError | None = None
+        cause: pymysql.MySQLError | None = None
         if not self.connection.ended:
             try:
                 self.execute(STATEMENTS["release_tripwire"])
-            except pymysql.err.MySQLError as error:
+            except pymysql.MySQLError as error:
                 if error_code(error) != SAVEPOINT_MISSING:
                     raise
                 cause = error
@@ -305,10 +305,10 @@ class Session:
         except TransactionLostError as lost:
             lost.__cause__ = error
             return lost
-        except (pymysql.err.MySQLError, DatabaseUnavailableError, SettingsError):
+        except (pymysql.MySQLError, DatabaseUnavailableError, SettingsError):
             pass  # `error` came first; the ROLLBACK will say whether the connection still works
         cause = driver_error(error)
-        if unavailable and isinstance(cause, pymysql.err.MySQLError):
+        if unavailable and isinstance(cause, pymysql.MySQLError):
             try:
                 self._pool.unavailable(cause)
             except DatabaseUnavailableError as told:
@@ -336,13 +336,13 @@ class Session:
             return False
         ended = self._guarded and self.connection.ended  # locks of tables, say, would outlive the ROLLBACK
         try:
-            with suppress(pymysql.err.MySQLError):  # a late error of a statement that is rolled back
+            with suppress(pymysql.MySQLError):  # a late error of a statement that is rolled back
                 self.connection.read_results()
             self.connection.rollback()
         except BaseException as error:
             self.state = SessionState.LOST
             self._give_back(broken=True)
-            if not isinstance(error, pymysql.err.MySQLError):
+            if not isinstance(error, pymysql.MySQLError):
                 raise  # Ctrl-C in the middle of an answer
             return False
         self.state = SessionState.ROLLED_BACK
@@ -358,7 +358,7 @@ class Session:
                 # Closed without reading its unread rows, of a line that is not ours.
                 cursor.connection = None  # type: ignore[assignment]
                 continue
-            with suppress(pymysql.err.MySQLError):  # unread rows on a broken line
+            with suppress(pymysql.MySQLError):  # unread rows on a broken line
                 cursor.close()
         pooled, self._pooled = self._pooled, None
         self._pool.give_back(pooled, broken=broken or self._is_spoiled())

@@ -35,9 +35,9 @@ class Sideline:
         try:
             yield session
             session.commit()
-        except pymysql.err.MySQLError as error:
+        except pymysql.MySQLError as error:
             # Not used again: it may be to a demoted server, or know nothing of privileges given back.
-            with suppress(pymysql.err.MySQLError):  # closed already
+            with suppress(pymysql.MySQLError):  # closed already
                 session.connection.close()
             raise DatabaseUnavailableError(
                 f"the {self._purpose} can't be worked on: {error.args[-1]} (error {error_code(error)})"

@@ -139,7 +139,7 @@ class Transaction:
 
         Raises:
             DatabaseUnavailableError: the connection is lost; nothing of this transaction stays.
-            pymysql.err.MySQLError: any other answer of the server, unchanged.
+            pymysql.MySQLError: any other answer of the server, unchanged.
         """
         return self._open().execute(sql, args)
 

@@ -77,7 +77,7 @@ def _tables(database: Database, *, writable: bool) -> Iterator[Finding]:
     except SchemaError as error:
         yield failed("tables", str(error), "rmq-txn schema apply")
         return
-    except pymysql.err.MySQLError as error:
+    except pymysql.MySQLError as error:
         yield failed("tables", f"they can't be read: {error.args[-1]}", "grant what docs/operating.md lists")
         return
     missing = schema.missing(database)
@@ -101,7 +101,7 @@ def _privileges(database: Database) -> Finding:
         for statement in _DOES:
             try:
                 session.execute(statement)
-            except pymysql.err.MySQLError as error:
+            except pymysql.MySQLError as error:
                 if error_code(error) not in _DENIED:
                     raise
                 denied.append(str(error.args[-1]))

@@ -146,7 +146,7 @@ class Oracle:
             return Verdict.UNKNOWN
         try:
             verdict = self._verdict(txn_id, position, check.message_id)
-        except (pymysql.err.MySQLError, DatabaseUnavailableError) as error:
+        except (pymysql.MySQLError, DatabaseUnavailableError) as error:
             longest = self._database.local_timeout_seconds + _STILL_RUNNING_MARGIN_SECONDS
             if error_code(error) in LOCK_ERRORS and age <= longest:
                 log.info("check-back: the local transaction is still running")
@@ -165,7 +165,7 @@ class Oracle:
         """
         try:
             return self._verdict(txn_id, position, message_id)
-        except (pymysql.err.MySQLError, DatabaseUnavailableError) as error:
+        except (pymysql.MySQLError, DatabaseUnavailableError) as error:
             log.warning("a transaction could not be decided", error=str(error))
             return Verdict.UNKNOWN
 
@@ -176,11 +176,11 @@ class Oracle:
                 if row is None:
                     session.commit()  # the fence stands only now
                     return Verdict.ROLLBACK
-            except pymysql.err.MySQLError as error:
+            except pymysql.MySQLError as error:
                 if error_code(error) not in LOCK_ERRORS:
                     # The next one asks on a new connection: this one may be to a demoted server, or know
                     # nothing of privileges that were given back.
-                    with suppress(pymysql.err.MySQLError):  # closed already
+                    with suppress(pymysql.MySQLError):  # closed already
                         session.connection.close()
                 raise
         proven = row.proves_commit_of(position, message_id)
@@ -209,6 +209,6 @@ class Oracle:
                 return verdict
             try:
                 self._database.kill(server_thread)
-            except (pymysql.err.MySQLError, DatabaseUnavailableError) as error:
+            except (pymysql.MySQLError, DatabaseUnavailableError) as error:
                 log.warning("the lost commit can't be looked up yet", error=str(error))
             pause.wait(_RESOLVE_PAUSE_SECONDS)

@@ -49,7 +49,7 @@ def insert(session: Session, state: LogState, message_ids: Sequence[str]) -> Non
 
     Raises:
         FencedError: a check-back was faster.
-        pymysql.err.MySQLError: a late error of business code, see `Session.settle`.
+        pymysql.MySQLError: a late error of business code, see `Session.settle`.
     """
     if not _insert(session, state, message_ids):
         raise FencedError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -230,6 +231,22 @@ def test_a_connection_is_killed_only_if_its_id_is_surely_its_own(
     until(lambda: not is_there(), "the connection is gone")
     assert database.kill(thread) is True  # gone already is fine
     assert session.rollback() is False
+
+
+def test_errors_are_known_where_django_put_others_in_their_place(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `install_as_MySQLdb()` its backend makes `pymysql.err` a module whose classes nobody raises."""
+    spec = importlib.util.find_spec("pymysql.err")
+    assert spec is not None
+    assert spec.loader is not None
+    strange = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(strange)
+    monkeypatch.setattr(pymysql, "err", strange)
+    with database.transaction() as txn:
+        for new in (True, False):
+            insert = "INSERT INTO effect (n, id) VALUES (%s, %s)"
+            assert txn.insert_new(insert, (1, "a")) is new
 
 
 def test_a_statement_larger_than_the_server_takes_is_named(database: Database) -> None:

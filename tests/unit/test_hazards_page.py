@@ -20,7 +20,7 @@ CODES = [
     *(f"E{n}" for n in range(1, 17)),
     "E2b",
     *(f"F{n}" for n in range(1, 7)),
-    *(f"H{n}" for n in range(1, 14)),
+    *(f"H{n}" for n in range(1, 15)),
 ]
 REFERENCE = re.compile(r"docs/hazards\.md,\s+(?:# )?([A-H]\d*[a-z]?)\b")
 ALSO = re.compile(r"\(([A-H]\d+[a-z]?)\)")

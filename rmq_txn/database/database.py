@@ -25,9 +25,10 @@ log = get_logger("database")
 _WAIT_MARGIN_SECONDS = 10
 # One SET for both servers: MySQL reads the first comment and MariaDB the second. MariaDB has the new
 # name since 11.1, MySQL lost the old one with 8.0.
-_READ_COMMITTED = (
-    "/*!80000 , transaction_isolation = 'READ-COMMITTED' */ /*M! , tx_isolation = 'READ-COMMITTED' */"
-)
+READ_ISOLATION = "SELECT /*!80000 @@transaction_isolation */ /*M! @@tx_isolation */"
+_ALSO_ISOLATION = "/*!80000 , transaction_isolation = '{0}' */ /*M! , tx_isolation = '{0}' */"
+_READ_COMMITTED = _ALSO_ISOLATION.format("READ-COMMITTED")
+_ISOLATION_LEVELS = ("read committed", "repeatable read")
 
 
 class Database:
@@ -56,6 +57,7 @@ class Database:
         statement_timeout_seconds: float = 10.0,
         lock_wait_seconds: int = 5,
         local_timeout_seconds: int = 60,
+        isolation_level: str | None = None,
     ) -> Database:
         """
         Describe a database; nothing is connected yet.
@@ -77,6 +79,8 @@ class Database:
             local_timeout_seconds: the longest local transaction of a producer, whole seconds; a longer
                 one is refused at COMMIT. With ten more it is the `wait_timeout` of our sessions: how
                 long the server keeps a transaction whose client went silent.
+            isolation_level: `read committed` or `repeatable read`, of the transactions; None: as the
+                server has it, by default `REPEATABLE-READ`. What is promised here needs neither.
 
         Raises:
             SettingsError: the URL, a number or the file of `ssl_ca` is not usable.
@@ -93,6 +97,10 @@ class Database:
             ("local_timeout_seconds", local_timeout_seconds),
         ):
             positive_whole_number(name, value)
+        if isolation_level not in (None, *_ISOLATION_LEVELS):
+            raise SettingsError(
+                f"isolation_level is {isolation_level!r}, allowed are {', '.join(_ISOLATION_LEVELS)}, or None"
+            )
         if lock_wait_seconds >= statement_timeout_seconds:
             raise SettingsError(
                 f"lock_wait_seconds is {lock_wait_seconds}, it must be below "
@@ -110,6 +118,9 @@ class Database:
         set_session = f"SET SESSION {TRACK}, innodb_lock_wait_timeout = {{:d}}, wait_timeout = {{:d}}"
         wait_timeout = local_timeout_seconds + _WAIT_MARGIN_SECONDS
         parameters["init_command"] = set_session.format(lock_wait_seconds, wait_timeout)
+        if isolation_level is not None:
+            level = isolation_level.upper().replace(" ", "-")
+            parameters["init_command"] += " " + _ALSO_ISOLATION.format(level)
         # The native client has one check thread: one waiting check holds up all others. UTC: ages of
         # rows must not jump by an hour in spring and autumn.
         checks["init_command"] = set_session.format(1, wait_timeout) + ", time_zone = '+00:00'"

@@ -12,8 +12,9 @@ import pymysql.cursors
 import pytest
 
 from rmq_txn import Database, Transaction
+from rmq_txn.database.database import READ_ISOLATION
 from rmq_txn.database.pool import parse_url
-from rmq_txn.errors import LifecycleError, TransactionLostError
+from rmq_txn.errors import LifecycleError, SettingsError, TransactionLostError
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
@@ -231,6 +232,25 @@ def test_a_connection_is_killed_only_if_its_id_is_surely_its_own(
     until(lambda: not is_there(), "the connection is gone")
     assert database.kill(thread) is True  # gone already is fine
     assert session.rollback() is False
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read"])
+def test_transactions_have_the_isolation_level_that_was_asked_for(
+    database_url: str, open_database: Callable[..., Database], level: str
+) -> None:
+    """From the first transaction on, and it costs no connection."""
+    database = open_database(database_url, isolation_level=level, pool_size=1)
+    used = connection_of(database)
+    with database.transaction() as txn:
+        txn.execute(READ_ISOLATION)
+        assert txn.fetchone() == (level.upper().replace(" ", "-"),)
+        before = txn.execute("SELECT id FROM effect")
+        with pymysql.connect(**parse_url(database_url), autocommit=True) as beside, beside.cursor() as cursor:
+            cursor.execute("INSERT INTO effect (id) VALUES ('beside')")
+        assert txn.execute("SELECT id FROM effect") - before == (level == "read committed")
+    assert connection_of(database) == used
+    with pytest.raises(SettingsError, match="isolation_level is 'serial', allowed are read committed"):
+        Database.mysql(database_url, isolation_level="serial")
 
 
 def test_errors_are_known_where_django_put_others_in_their_place(

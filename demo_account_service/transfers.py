@@ -114,7 +114,7 @@ class Transfers:
                     )
             except _CommittedBeforeError:
                 return self._first_result(order)
-            except pymysql.err.OperationalError as error:
+            except pymysql.OperationalError as error:
                 if error.args[0] not in _LOCK_ERRORS:
                     raise
                 log.warning(
@@ -224,7 +224,7 @@ def _move_money(txn: Transaction, order: Order) -> None:
             "INSERT INTO transfer (transfer_id, payer, payee, amount, txn_id) VALUES (%s, %s, %s, %s, %s)",
             (order.transfer_id, order.payer, order.payee, order.amount, txn.txn_id),
         )
-    except pymysql.err.IntegrityError as error:
+    except pymysql.IntegrityError as error:
         if error.args[0] != _DUPLICATE_KEY:
             raise
         raise _CommittedBeforeError from error

@@ -52,6 +52,7 @@ WRAPPED = {
         "rmq_txn.testing.contract.verdicts",
     },
     "sqlalchemy": {"rmq_txn.join.sqlalchemy"},
+    "django": {"rmq_txn.join.django"},
     "opentelemetry": {"rmq_txn.telemetry", "rmq_txn.telemetry.gauges", "rmq_txn.telemetry.hooks"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {
@@ -62,6 +63,7 @@ WRAPPED = {
         "rmq_txn.database.sideline",
         "rmq_txn.database.database",
         "rmq_txn.database.transaction",
+        "rmq_txn.join.django",  # in the place of Django's driver
     },
 }
 DRIVER_ERRORS_ONLY = {

@@ -125,7 +125,7 @@ def test_the_metadata_is_what_pyproject_says(wheel: Path) -> None:
     # rsa: without it PyMySQL can't log in to a MySQL 8 that has its defaults and no TLS.
     assert names == {"dbutils", "pymysql[rsa]", "rocketmq-client-python", "structlog"}
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra")}
-    assert extras == {"completion", "native-install", "opentelemetry", "sqlalchemy", "testing"}
+    assert extras == {"completion", "django", "native-install", "opentelemetry", "sqlalchemy", "testing"}
 
 
 def test_the_files_come_from_the_wheel(installed: Path) -> None:

@@ -188,6 +188,8 @@ class Database:
         finally:
             if join is not None:
                 join.end()
+        if join is not None and not read_only:
+            join.after_commit()
 
     @contextmanager
     def check_session(self, txn_id: str) -> Iterator[Session]:

@@ -84,6 +84,13 @@ class Join(Protocol):
     def end(self) -> None:
         """Give the session back, rolled back unless it was committed; after the transaction ended."""
 
+    def after_commit(self) -> None:
+        """
+        Do what waits for a commit, when it is known to have happened; after `end`, outside of it all.
+
+        Also after a COMMIT whose lost answer was looked up. What this raises reaches the caller.
+        """
+
 
 class Transaction:
     """

@@ -175,6 +175,9 @@ class SessionJoin:
         finally:
             self._session.bind = self._bind
 
+    def after_commit(self) -> None:
+        """Do nothing: SQLAlchemy calls its hooks itself."""
+
 
 def _refused(name: str) -> Callable[..., None]:
     def refuse(*_: object, **__: object) -> None:

@@ -77,6 +77,11 @@ class _Ending(Join):
         if self._joined is not None:
             self._joined.end()
 
+    def after_commit(self) -> None:
+        """See `Join.after_commit`."""
+        if self._joined is not None:
+            self._joined.after_commit()
+
     def require_wanted(self) -> None:
         """Raise if the task was cancelled."""
         if self.stopped:

@@ -244,6 +244,8 @@ class TransactionProducer:
             finally:
                 if join is not None:
                     join.end()
+        if join is not None:
+            join.after_commit()
 
     def send_in_transaction(
         self, messages: Message | Sequence[Message], work: Callable[[Transaction], T]

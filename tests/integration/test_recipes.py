@@ -36,7 +36,9 @@ START_SECONDS = STOP_SECONDS = 90.0
 OVER_HTTP = [command for command in COMMANDS if command.startswith(("uvicorn ", "gunicorn "))]
 OVER_STDIN = [command for command in COMMANDS if command.startswith("python ")]
 (CELERY,) = [command for command in COMMANDS if command not in OVER_HTTP + OVER_STDIN]
-(GUNICORN,) = [command for command in OVER_HTTP if "gunicorn" in command and "--preload" not in command]
+(GUNICORN,) = [
+    command for command in OVER_HTTP if command.endswith("flask_app:app") and "--preload" not in command
+]
 (PRELOAD,) = [command for command in OVER_HTTP if "--preload" in command]
 
 

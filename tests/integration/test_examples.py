@@ -1,0 +1,181 @@
+"""Each service of `examples/`, killed with `kill -9` right after its COMMIT, and started again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import httpx
+import pymysql
+import pytest
+
+from devstack import LocalStack
+from rmq_txn import Database, schema
+from rmq_txn.database.pool import parse_url
+from tests.conftest import CHECKOUT
+from tests.kit.rows import rows
+from tests.kit.wait import until
+
+pytestmark = pytest.mark.servers
+
+EXAMPLES = CHECKOUT / "examples"
+SECONDS = 120.0
+
+# What the examples know nothing of. The first COMMIT of a message ends the process as `kill -9` does, once.
+KILLER = """
+import os, signal
+from pathlib import Path
+import rmq_txn
+from rmq_txn.testing.crashes import CrashPoints
+from rmq_txn.transport.wrapped import Wrapped
+
+class Killer(CrashPoints):
+    def crashed(self, step, message):
+        mark = Path(__file__).with_name("killed")
+        if not mark.exists():
+            mark.write_text(message.properties["rmq_txn_id"])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+killer, RocketMQ = Killer(), rmq_txn.RocketMQ
+if not Path(__file__).with_name("killed").exists():
+    killer.crash_at("after_commit")
+    rmq_txn.RocketMQ = lambda *a, **k: Wrapped(RocketMQ(*a, **k), killer)
+"""
+
+COMMANDS = {
+    "fastapi_sqlalchemy": [["uvicorn", "service:app", "--port", "0"]],
+    "async_fastapi": [["uvicorn", "service:app", "--port", "0"]],
+    "flask_celery": [
+        ["flask", "--app", "service", "run", "--port", "0"],
+        ["celery", "-A", "service:celery", "worker", "--concurrency", "1", "--loglevel", "INFO"],
+        ["rmq_txn", "consume", "service:consumer"],
+    ],
+}
+
+
+class Copy:
+    """An example in a folder of its own, with the servers of this run and names of this test."""
+
+    def __init__(self, name: str, stack: LocalStack, unique: str, folder: Path) -> None:
+        self.name, self.stack, self.unique, self.folder = name, stack, unique, folder
+        self.resources = ExitStack()
+        (folder / "sitecustomize.py").write_text(KILLER)
+        (folder / "service.py").write_text(self.here((EXAMPLES / name / "service.py").read_text()))
+        (folder / "data_in").mkdir()  # what goes out of Celery's broker in files comes in
+        (folder / "data_out").symlink_to("data_in")
+        stack.create_topic(f"{unique}-transfer")
+        for part in (EXAMPLES / "tables.sql").read_text().split("USE ")[1:]:
+            database, statements = part.split(";", 1)
+            with pymysql.connect(**parse_url(self.url(database))) as connection:
+                for statement in filter(None, map(str.strip, statements.split(";"))):
+                    connection.cursor().execute(statement)
+                connection.commit()
+            opened = Database.mysql(self.url(database))
+            schema.apply(opened)
+            opened.close()
+
+    def url(self, database: str) -> str:
+        return self.stack.database_url(f"{self.unique}_{database}")
+
+    def here(self, text: str) -> str:
+        """Put the servers and names of this test in the place of the example's."""
+        text = text.replace("127.0.0.1:9876", self.stack.name_server)
+        text = re.sub(r"mysql://\w+:secret@127\.0\.0\.1:3306/(\w+)", lambda found: self.url(found[1]), text)
+        text = text.replace("redis://127.0.0.1:6379/0", "filesystem://")
+        return re.sub(r'"(transfer|account-service|points-service)"', rf'"{self.unique}-\1"', text)
+
+    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start a command; its processes end with this copy."""
+        with self.output(command).open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=self.folder,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join([str(self.folder), str(CHECKOUT)]),
+                    "PYTHONUNBUFFERED": "1",
+                    "HOME": str(self.folder),
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.resources.callback(self._end, process)
+        return process
+
+    def output(self, command: list[str]) -> Path:
+        return self.folder / f"{command[0]}.log"
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def put(self, transfer_id: str) -> httpx.Response | None:
+        """Ask for a transfer at the port that the server says it has; None: it died instead of answering."""
+        log = self.output(COMMANDS[self.name][0])
+        listening = re.compile(r"http://127\.0\.0\.1:(\d+)")
+        until(lambda: listening.search(log.read_text(errors="replace")), "it listens", SECONDS)
+        port = listening.findall(log.read_text(errors="replace"))[-1]
+        url = f"http://127.0.0.1:{port}/transfers/{transfer_id}"
+        try:
+            return httpx.put(url, json={"user_id": "alice", "amount": 2500}, timeout=SECONDS)
+        except httpx.TransportError:
+            return None
+
+    @property
+    def killed(self) -> bool:
+        return (self.folder / "killed").exists()
+
+    def balance(self) -> int:
+        ((balance,),) = rows(self.url("account"), "SELECT balance FROM account WHERE user_id = 'alice'")
+        return int(balance)
+
+    def points(self) -> int:
+        ((points,),) = rows(self.url("points"), "SELECT points FROM points WHERE user_id = 'alice'")
+        return int(points)
+
+
+@pytest.fixture
+def copy(request: pytest.FixtureRequest, stack: LocalStack, unique: str, tmp_path: Path) -> Iterator[Copy]:
+    """Return the example that the test is about; what it printed is shown if the test fails."""
+    made = Copy(request.param, stack, unique, tmp_path)
+    try:
+        with made.resources:
+            yield made
+    finally:
+        for log in tmp_path.glob("*.log"):
+            print(f"--- {log.name}\n{log.read_text(errors='replace')}")
+
+
+@pytest.mark.local_stack
+@pytest.mark.parametrize("copy", COMMANDS, indirect=True)
+def test_an_example_killed_after_its_commit_comes_right_exactly_once(copy: Copy) -> None:
+    """The money is gone and nobody was told; after the start the points arrive, and a repeat adds nothing."""
+    processes = {command[0]: copy.start(command) for command in COMMANDS[copy.name]}
+    assert copy.points() == 0
+    copy.put("t-1")
+    until(lambda: copy.killed, "it is killed", SECONDS)
+    server = COMMANDS[copy.name][0]
+    if "celery" not in processes:  # Celery makes another process by itself
+        until(lambda: processes[server[0]].poll() is not None, "its process is gone", SECONDS)
+        copy.output(server).unlink()
+        copy.start(server)
+    assert copy.balance() == 47_500
+    until(lambda: copy.points() == 25, "the points are there", SECONDS)
+    assert copy.put("t-1") is not None
+    assert copy.put("t-2") is not None
+    until(lambda: copy.points() >= 50, "the points of another transfer", SECONDS)
+    assert (copy.balance(), copy.points()) == (45_000, 50)
+
+
+def test_each_example_is_a_file_of_less_than_150_lines() -> None:
+    found = {path.parent.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*/service.py")}
+    assert set(found) == set(COMMANDS)
+    assert max(found.values()) < 150

@@ -251,13 +251,6 @@ class AsyncTransaction:
         """Id of this transaction on every row, message and log line."""
         return self._txn.txn_id
 
-    @property
-    def session(self) -> Any:
-        """
-        What was joined to this transaction, such as SQLAlchemy's `AsyncSession`; errors as `Transaction`'s.
-        """
-        return self._txn.session
-
     async def execute(self, sql: str, args: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
         """Run one statement; as `Transaction.execute`, errors too."""
         return await self._thread.ask(self._txn.execute, sql, args)
@@ -272,7 +265,8 @@ class AsyncTransaction:
 
     async def run(self, function: Callable[[Transaction], T]) -> T:
         """
-        Call a plain function with the blocking `Transaction`, on its thread: code that is written already.
+        Call a plain function with the blocking `Transaction`, on its thread: code that is written already,
+        and what works with a joined session, `txn.session`.
 
         Raises:
             SettingsError: it is an async function, or returned work that has not run.

@@ -22,6 +22,7 @@ AFTER_FORK = (
 )
 
 _ON_A_LOOP = {
+    "a statement of a joined session": "await txn.run(function), with txn.session in it",
     "transaction()": "async with atransaction()",
     "send_in_transaction()": "await asend_in_transaction()",
 }

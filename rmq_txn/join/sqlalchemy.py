@@ -22,6 +22,7 @@ from rmq_txn.database.matched_rows import MatchedRowsCursor
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import LifecycleError, SettingsError
+from rmq_txn.lifecycle import refuse_event_loop
 
 _ENDS = ("commit", "rollback", "close", "reset", "invalidate", "prepare")
 """Calls of the session that would end the transaction."""
@@ -76,7 +77,7 @@ class SessionJoin:
         if not isinstance(session, Session):
             raise SettingsError(
                 f"to be joined is a {type(session).__name__}, allowed is a Session of sqlalchemy.orm; "
-                "an AsyncSession can't be joined: use its Session in a thread"
+                "an AsyncSession can't be joined: join a Session, and use it in `await txn.run(function)`"
             )
         self._session = session
         self._closes = closes
@@ -239,6 +240,7 @@ class _Line:
     def _require_running(self) -> None:
         if self._over:
             raise LifecycleError("the transaction that this session was joined to is over")
+        refuse_event_loop("a statement of a joined session")
 
     def __getattr__(self, name: str) -> Any:
         self._require_running()

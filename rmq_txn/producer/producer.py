@@ -279,7 +279,8 @@ class TransactionProducer:
         became of the transaction, none means that nothing was committed.
 
         Args:
-            join: a session that shares the transaction (`rmq_txn.join.sqlalchemy_async`).
+            join: a session that shares the transaction, as in `transaction`; for functions that the block
+                gives to `txn.run`, since its statements block.
 
         Raises: as `transaction`, and
             LocalTimeoutError: the block took too long.

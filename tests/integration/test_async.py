@@ -11,6 +11,8 @@ from unittest import mock
 
 import pymysql
 import pytest
+import sqlalchemy
+from sqlalchemy.orm import sessionmaker
 
 from rmq_txn import Delivery, Message, Reject, Transaction, TransactionProducer
 from rmq_txn.aio import AsyncTransaction
@@ -25,6 +27,7 @@ from rmq_txn.errors import (
     LocalTimeoutError,
     SettingsError,
 )
+from rmq_txn.join.sqlalchemy import joined, joins
 from rmq_txn.producer import on_a_loop
 from rmq_txn.producer.checkback import Oracle
 from rmq_txn.verdict import Verdict
@@ -383,6 +386,31 @@ def test_blocks_of_tasks_run_side_by_side_and_not_inside_each_other(desk: Desk) 
         run(nested())
     run(beside())
     assert sorted(desk.effects()) == ["n0", "n1", "n2", "n3", "outer"]
+
+
+def test_a_joined_session_is_used_on_the_transactions_thread_and_refuses_the_loop(desk: Desk) -> None:
+    """In a block and in a handler; what it did goes with the message, or not at all."""
+    sessions = sessionmaker(autoflush=False)
+    insert = sqlalchemy.text("INSERT INTO effect (id) VALUES (:id)")
+
+    async def handle(txn: AsyncTransaction, delivery: Delivery) -> None:
+        await txn.run(lambda plain: plain.session.execute(insert, {"id": delivery.json()["id"]}) and None)
+
+    async def joins_it(*, on_the_loop: bool) -> None:
+        with sessions() as session:
+            async with desk.producer.atransaction(join=joined(session)) as txn:
+                await txn.run(lambda plain: plain.session.execute(insert, {"id": "a"}) and None)
+                if on_the_loop:
+                    session.execute(insert, {"id": "b"})
+                txn.publish(desk.topic, {"id": "arrived"})
+
+    desk.consumer(handle, join=joins(sessions))
+    with pytest.raises(sqlalchemy.exc.StatementError, match=r"use await txn\.run\(function\)"):
+        run(joins_it(on_the_loop=True))
+    assert desk.effects() == []
+    run(joins_it(on_the_loop=False))
+    desk.wait_effects("arrived")
+    assert desk.effects() == ["a", "arrived"]
 
 
 def test_wrong_uses_are_refused_before_anything_happens(desk: Desk) -> None:

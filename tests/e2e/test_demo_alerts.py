@@ -204,6 +204,8 @@ def test_a_frozen_database(watched: Watched) -> None:
     try:
         watched.sees("rmq_txn_producer_database{", 0)
         watched.fires(before, watched.sees("rmq_txn_consumer_database{", 0), "RmqTxnDatabaseRefuses")
+        for service in watched.demo.services:  # what docs/operating.md calls alive
+            assert service.get("/openapi.json").status == 200
     finally:
         database.resume()
     watched.healthy()

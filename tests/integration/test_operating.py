@@ -10,6 +10,7 @@ import pymysql
 import pytest
 import yaml
 
+from demo_account_service.settings import Settings
 from devstack import LocalStack
 from rmq_txn import Database, Delivery, IdempotentConsumer, Reject, RocketMQ, Transaction, TransactionProducer
 from rmq_txn.cli import build_parser, exit_codes, main
@@ -97,10 +98,15 @@ def test_both_pages_have_the_same_commands_and_a_manifest_that_is_one() -> None:
     english, chinese = map(text_of, PAGES)
     for language in ("sql", "yaml"):
         assert blocks(english, language) == blocks(chinese, language)
-    (manifest,) = blocks(english, "yaml")
-    made = yaml.safe_load(manifest)
-    pod = made["spec"]["template"]
-    assert made["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
-    (container,) = pod["spec"]["containers"]
+    manifests = [yaml.safe_load(text) for text in blocks(english, "yaml")]
+    for made in manifests:
+        pod = made["spec"]["template"]
+        assert made["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    consumer, service = ([*made["spec"]["template"]["spec"]["containers"]] for made in manifests)
+    environment = {item["name"]: item.get("value", "mysql://u:p@h/d") for item in service[0]["env"]}
+    settings = Settings.from_environment(environment)  # it knows each of them, and needs no more
+    assert settings.port == service[0]["ports"][0]["containerPort"]
+    pod = manifests[0]["spec"]["template"]
+    (container,) = consumer
     stop = int(container["command"][container["command"].index("--stop-seconds") + 1])
     assert stop < pod["spec"]["terminationGracePeriodSeconds"]

@@ -27,7 +27,9 @@ _LAZY = (map, filter, zip, enumerate, *(kind for kind in vars(itertools).values(
 _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, functools.partial)
 # Of multiprocessing, gevent and Celery; methods of the class, since a mock has every attribute.
 _RESULT_OF_A_TASK = ("ready", "get", "successful")
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _DEPTH = 16
+_DEFERRING = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 def refuse_deferring(function: Callable[..., object], what: str) -> None:
@@ -40,6 +42,10 @@ def refuse_deferring(function: Callable[..., object], what: str) -> None:
     Raises:
         SettingsError: it is an async function or a generator function.
     """
+    if type(function) is types.FunctionType and not (
+        function.__code__.co_flags & _DEFERRING or function.__dict__  # a mark, say; or what `wraps` leaves
+    ):
+        return  # nearly always; form B asks each time, and what follows makes 13 function calls
     inner: object = function
     for _ in range(_DEPTH):
         for kind, is_kind in (
@@ -122,6 +128,8 @@ def refuse_deferred(value: object, what: str) -> None:
     Raises:
         SettingsError: it is a coroutine, a generator, a future, a task, a function and the like.
     """
+    if type(value) in _PLAIN:
+        return  # nearly always; what follows makes 11 function calls
     found = _kind(value)
     if found is None:
         parts: list[object] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Mapping
@@ -264,12 +263,6 @@ class Outbound:
     properties: Mapping[str, str]
 
 
-@functools.lru_cache(maxsize=64)
-def _is_ours(txn_id: str, position: str) -> bool:
-    """Whether they have our form. Remembered: a delivery is asked for its id 8 times, 16 function calls."""
-    return is_txn_id(txn_id) and is_position(position)
-
-
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """
@@ -292,6 +285,13 @@ class Delivery:
     """The properties of this package, and whichever of the user's the transport can read."""
     stored_milliseconds: int = 0
     """Unix milliseconds by the broker's clock when this delivery was stored; 0: the transport can't say."""
+    txn_id: str | None = field(init=False, repr=False, compare=False)
+    """Id of the transaction that published this message; None if another client sent it."""
+
+    def __post_init__(self) -> None:
+        txn_id = self.properties.get(PROPERTY_TXN_ID, "")
+        ours = is_txn_id(txn_id) and is_position(self.properties.get(PROPERTY_POSITION, ""))
+        object.__setattr__(self, "txn_id", txn_id if ours else None)
 
     def json(self) -> Any:
         """
@@ -301,13 +301,6 @@ class Delivery:
             ValueError: the body is not JSON in UTF-8 (`json.JSONDecodeError`, `UnicodeDecodeError`).
         """
         return json.loads(self.body)
-
-    @property
-    def txn_id(self) -> str | None:
-        """Id of the transaction that published this message; None if another client sent it."""
-        txn_id = self.properties.get(PROPERTY_TXN_ID, "")
-        position = self.properties.get(PROPERTY_POSITION, "")
-        return txn_id if _is_ours(txn_id, position) else None
 
     @property
     def dedup_key(self) -> str:

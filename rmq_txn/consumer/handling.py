@@ -354,11 +354,10 @@ class Handling:
 
     def _own_claim(self, delivery: Delivery) -> _Claim:
         """Return our key, and that of version 2 while a process of it may have handled the message."""
-        former = delivery.former_dedup_key
-        if self._upgraded_at is None or former is None:
+        if self._upgraded_at is None or delivery.txn_id is None:
             return _Claim(delivery.dedup_key)
-        from_before = made_at(former) < self._upgraded_at + _OLD_PROCESSES_SECONDS
-        return _Claim(delivery.dedup_key, former if from_before else None)
+        from_before = made_at(delivery.txn_id) < self._upgraded_at + _OLD_PROCESSES_SECONDS
+        return _Claim(delivery.dedup_key, delivery.former_dedup_key if from_before else None)
 
     def _claim_or_own(self, delivery: Delivery) -> _Claim:
         """Return a key for the failure of a message for which the user's function has none."""

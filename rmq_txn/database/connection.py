@@ -4,7 +4,7 @@ The driver's connection, watched: what became of its session is read from the se
 If the client asks for it when it connects, the server says in the answer to each statement whether a
 transaction is open, whether it began anew, and whether anything of the session changed
 (docs/decisions/0032). So nothing here costs a round trip, and cursors lent to business code are watched
-as well. This module also stands as a DB-API module for DBUtils: `connect` and `threadsafety`.
+as well.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
 
 from rmq_txn.errors import LifecycleError, SettingsError
-
-threadsafety = pymysql.threadsafety
 
 # In these no byte of a longer character is a quote or a backslash, so what the driver escapes stays escaped,
 # whatever the bytes mean. Not so in gbk, big5, sjis, cp932 and gb18030; the others have no use here.
@@ -57,11 +55,6 @@ class ServerThread(NamedTuple):
     made_at: tuple[float, float]
 
 
-def connect(**parameters: Any) -> WatchedConnection:
-    """Open a connection; the parameters are PyMySQL's."""
-    return WatchedConnection(**parameters)
-
-
 class _OptionalTls:
     """The one context, made when it is needed first."""
 
@@ -86,9 +79,11 @@ class WatchedConnection(_Connection):
     Attributes:
         made_at: when it was made, by the monotonic clock and by the wall clock.
         server: which server answered; another one has another name.
+        server_thread: what the server knows this connection as, until the next `connect`.
         changed: something of the session is not as it was after connecting, its database or a user
             variable included. Not told by the server: variables set inside a SELECT, named locks, HANDLER.
         elsewhere: business code selected another database.
+        unsettled: `settle` may have something to do. An attribute, as it is asked before each statement.
         ended: the server ended the transaction that `watch_transaction` saw begin: what was written in it
             before is durable, unless the text was ROLLBACK. A deadlock is not meant: then nothing is.
             Not seen: a stored procedure that commits and begins again in one call.
@@ -99,6 +94,7 @@ class WatchedConnection(_Connection):
 
     made_at: tuple[float, float]
     server: str
+    server_thread: ServerThread
     if TYPE_CHECKING:  # of PyMySQL, not in its stubs
         server_status: int
         server_thread_id: tuple[int]
@@ -143,16 +139,11 @@ class WatchedConnection(_Connection):
             self.close()
             raise
         self.made_at = made_at
+        self.server_thread = ServerThread(self.server_thread_id[0], self.server, made_at)
         self._as_new()
 
-    @property
-    def server_thread(self) -> ServerThread:
-        """What the server knows this connection as, until the next `connect`."""
-        (number,) = self.server_thread_id
-        return ServerThread(number, self.server, self.made_at)
-
     def _as_new(self) -> None:
-        self.changed = self.elsewhere = False
+        self.changed = self.elsewhere = self.unsettled = False
         self._unsafe = ""
         self.watch_transaction()
 
@@ -185,10 +176,17 @@ class WatchedConnection(_Connection):
             )
         return super().query(data, unbuffered)
 
-    def select_home(self) -> None:
-        """Select our database again."""
-        self.select_db(self.db)
-        self.elsewhere = False
+    def settle(self) -> None:
+        """
+        Read what is left of the last statement, and select our database again if another one is selected.
+
+        Raises: pymysql.MySQLError, also a late one of the last statement.
+        """
+        self.read_results()
+        if self.elsewhere:
+            self.select_db(self.db)
+            self.elsewhere = False
+        self.unsettled = False
 
     @property
     def usable(self) -> bool:
@@ -207,11 +205,6 @@ class WatchedConnection(_Connection):
             "a statement was interrupted before its answer was read, what became of it is not known; "
             "leave the block, and do it in a new transaction",
         )
-
-    def _execute_command(self, command: int, sql: str | bytes) -> None:
-        if self._unanswered:
-            self._refuse_out_of_step()
-        super()._execute_command(command, sql)  # type: ignore[misc]
 
     # These three read their answers by themselves.
 
@@ -232,6 +225,8 @@ class WatchedConnection(_Connection):
 
     def _write_bytes(self, data: bytes) -> None:
         """All that is ever sent passes here; PyMySQL ignores what this raises when it says good-bye."""
+        if self._unanswered and data[3] == 0:  # the packet's number: with 0 a command begins
+            self._refuse_out_of_step()
         if self._pid != os.getpid():
             raise LifecycleError(
                 f"this transaction runs in process {self._pid} and can't be used in process {os.getpid()}, "
@@ -263,8 +258,10 @@ class WatchedConnection(_Connection):
             self._heed_failure(error)
             raise
         self._unanswered = False
-        if self._result.server_status is not None:  # an answer without rows; those with rows tell nothing
-            self._heed(self._result.server_status, self._result.message)
+        result = self._result
+        if result.server_status is not None:  # an answer without rows; those with rows tell nothing
+            self._heed(result.server_status, result.message)
+        self.unsettled = self.elsewhere or bool(result.has_next) or result.unbuffered_active
         return rows
 
     def _read_ok_packet(self) -> Any:
@@ -303,7 +300,7 @@ class WatchedConnection(_Connection):
                 continue
             self.changed = True
             if kind == _SCHEMA:
-                self.elsewhere = news[0] != self.db
+                self.elsewhere = self.unsettled = news[0] != self.db
             elif kind == _SYSTEM_VARIABLE:
                 name, value = news[:2]
                 if name == "character_set_client" and value not in SAFE_CHARACTER_SETS:

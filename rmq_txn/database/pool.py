@@ -1,8 +1,8 @@
 """
 Connections: how they are described, lent and given back, and what a driver's error number means.
 
-DBUtils lends them. Its own failover is switched off: it would reconnect silently in the middle of
-a transaction and commit the second half alone (docs/hazards.md, H1).
+A connection that broke is closed and forgotten, never healed: a pool that reconnects in the middle of a
+transaction commits its second half alone (docs/hazards.md, H1).
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import os
 import queue
 import ssl
-import threading
 import time
+from collections import deque
 from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
-from dbutils.pooled_db import PooledDB
 
-from rmq_txn.database import connection
 from rmq_txn.database.connection import SAFE_CHARACTER_SETS, WatchedConnection
 from rmq_txn.errors import DatabaseUnavailableError, LifecycleError, SettingsError
 
@@ -119,35 +117,32 @@ def is_unavailable(error: BaseException) -> bool:
 
 class Renewal:
     """
-    Since when connections to the database are good. Shared by its pools, thread-safe.
+    Since when connections to the database are good, by the monotonic clock. Shared by its pools, thread-safe.
 
     After a failover the connections in a pool lead to a server that was demoted. The first that is refused
     condemns all that were made before, so that not every borrower has to find out on one of its own.
     """
 
     def __init__(self) -> None:
-        self._since = float("-inf")
+        self.since = float("-inf")
 
     def renew(self) -> None:
         """Condemn all connections that exist."""
-        self._since = time.monotonic()
-
-    def outdates(self, connection: WatchedConnection) -> bool:
-        """Whether a connection was made before the last renewal."""
-        return connection.made_at[0] <= self._since
+        self.since = time.monotonic()
 
 
-class _NeverRaised(Exception):
-    """Given to DBUtils as the only failure it may heal."""
-
-
-def _close(pooled: Any) -> None:
+def _close(connection: WatchedConnection) -> None:
     with suppress(pymysql.MySQLError):  # closed already
-        pooled.dbapi_connection.close()
+        connection.close()
 
 
 class ConnectionPool:
-    """A bounded pool; the bound is ours because the pool's own waits for ever."""
+    """
+    A bounded pool. Thread-safe, and not bound to threads: a native one keeps nothing between callbacks.
+
+    Ours, as of a library's nothing would be left: it must not heal, ping, roll back or wait for ever, and one
+    made 14 function calls a loan (docs/decisions/0063).
+    """
 
     def __init__(
         self,
@@ -165,9 +160,8 @@ class ConnectionPool:
         self._permits = queue.SimpleQueue[None]()
         for _ in range(size):
             self._permits.put(None)
-        self._lock = threading.Lock()
-        self._pool: PooledDB | None = None
-        self._pid = 0
+        self._idle: deque[WatchedConnection] = deque()  # the one that waited longest goes first
+        self._pid = 0  # until it is used first
         self._closed = False
 
     @property
@@ -181,7 +175,7 @@ class ConnectionPool:
         parameters = self._parameters | {"init_command": init_command}
         return ConnectionPool(parameters, size=size, wait_seconds=self._wait_seconds, renewal=self.renewal)
 
-    def borrow(self) -> Any:
+    def borrow(self) -> WatchedConnection:
         """
         Lend a connection to the caller alone; it must come back through `give_back`. It may be closed.
 
@@ -189,7 +183,10 @@ class ConnectionPool:
             DatabaseUnavailableError: none was free in time, or none can be made.
             LifecycleError: closed, or used in another process before.
         """
-        pool = self._opened()
+        if self._closed:
+            raise LifecycleError("the database is closed; make a new Database")
+        if self._pid != os.getpid():
+            self._begin()
         try:
             self._permits.get(timeout=self._wait_seconds)
         except queue.Empty:
@@ -198,45 +195,46 @@ class ConnectionPool:
                 f"{self._wait_seconds:g} s; raise pool_size or shorten the transactions"
             ) from None
         try:
-            pooled = pool.dedicated_connection()
+            try:
+                connection = self._idle.popleft()
+            except IndexError:  # others may take from it at the same time
+                connection = None
+            if connection is None:
+                connection = WatchedConnection(**self._parameters)
         except BaseException as error:
             self._permits.put(None)
             if isinstance(error, pymysql.MySQLError):
                 self.unavailable(error)
             raise
-        if self.renewal.outdates(pooled.dbapi_connection):
-            _close(pooled)
-        return pooled
+        if connection.made_at[0] <= self.renewal.since:
+            _close(connection)
+        # Not asked whether it lives: its first statement finds that, a round trip cheaper.
+        return connection
 
-    def _opened(self) -> PooledDB:
-        with self._lock:
-            if self._closed:
-                raise LifecycleError("the database is closed; make a new Database")
-            if self._pool is None:
-                self._pid = os.getpid()
-                self._pool = PooledDB(
-                    connection,
-                    maxcached=self.size,
-                    reset=False,  # every session ends itself; a ROLLBACK more is a round trip
-                    ping=0,  # a session's first statement finds dead connections, one round trip cheaper
-                    failures=_NeverRaised,
-                    **self._parameters,
-                )
-            if self._pid != os.getpid():
-                raise LifecycleError(
-                    f"this Database was used in process {self._pid} and can't be used after a fork "
-                    f"in process {os.getpid()}: they would share connections; make it after the fork"
-                )
-            return self._pool
+    def _begin(self) -> None:
+        if self._pid not in (0, os.getpid()):
+            raise LifecycleError(
+                f"this Database was used in process {self._pid} and can't be used after a fork "
+                f"in process {os.getpid()}: they would share connections; make it after the fork"
+            )
+        self._pid = os.getpid()
 
-    def give_back(self, pooled: Any, *, broken: bool) -> None:
-        """Take a connection back; a broken one is closed, so that nobody gets it again."""
+    def give_back(self, connection: WatchedConnection, *, broken: bool) -> None:
+        """Take a connection back, its transaction ended; a broken one is closed and forgotten."""
         try:
             if broken:
-                _close(pooled)
-            pooled.close()
+                _close(connection)
+            else:
+                self._idle.append(connection)
+                if self._closed:
+                    self._close_idle()
         finally:
             self._permits.put(None)
+
+    def _close_idle(self) -> None:
+        with suppress(IndexError):  # empty; others may take from it at the same time
+            while True:
+                _close(self._idle.popleft())
 
     def unavailable(self, error: pymysql.MySQLError) -> NoReturn:
         """Raise `DatabaseUnavailableError` for what the driver said."""
@@ -257,11 +255,10 @@ class ConnectionPool:
         ) from error
 
     def close(self) -> None:
-        """Close the idle connections, refuse to lend more. Idempotent; does nothing after a fork."""
-        with self._lock:
-            self._closed = True
-            if self._pool is not None and self._pid == os.getpid():
-                self._pool.close()
+        """Close the idle connections, refuse to lend more. Idempotent; closes none after a fork."""
+        self._closed = True
+        if self._pid == os.getpid():
+            self._close_idle()
 
 
 def parse_url(url: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import pymysql
 import pymysql.cursors
@@ -30,7 +30,6 @@ from rmq_txn.errors import DatabaseUnavailableError, SettingsError, TransactionL
 from rmq_txn.logs import get_logger
 
 log = get_logger("session")
-T = TypeVar("T")
 
 # What the last answer on a connection says if somebody was here before us and left something.
 _LEFT_OVER = SERVER_STATUS.SERVER_STATUS_IN_TRANS | SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
@@ -73,7 +72,8 @@ class Session:
         self._business = False  # whether statements may have run that are not ours
         self._whole = False  # whether the tripwire was found standing, and released
         self.began = time.monotonic()
-        self._pooled = pool.borrow()
+        self.connection: WatchedConnection = pool.borrow()
+        self._borrowed = True
         try:
             self._begin()
         except BaseException:
@@ -81,7 +81,6 @@ class Session:
             raise
 
     def _begin(self) -> None:
-        self.connection: WatchedConnection = self._pooled.dbapi_connection
         self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
         if not self._set_tripwire():
             # Nothing of this transaction ran yet: a new connection is safe, here and never later.
@@ -137,10 +136,10 @@ class Session:
         """
         if sql not in _OURS:
             self._business = True
-        elif self._business:
+        elif self.connection.unsettled:
             self.settle()
         statement = self.cursor.mogrify(sql, args)  # before: bad arguments are no lost answer
-        try:  # as `_answered`, in line: it is most of what is ever sent
+        try:
             return self.cursor.execute(statement)
         except pymysql.MySQLError as error:
             self._tell_if_unavailable(error)
@@ -154,7 +153,8 @@ class Session:
 
         Raises: as `execute`.
         """
-        self.settle()  # a duplicate key of business code, told late, is none of ours
+        if self.connection.unsettled:
+            self.settle()  # a duplicate key of business code, told late, is none of ours
         try:
             self.execute(sql, args)
         except pymysql.IntegrityError as error:
@@ -179,32 +179,27 @@ class Session:
         """Run one statement for each row of arguments; errors as `execute`."""
         if sql not in _OURS:
             self._business = True
-        elif self._business:
+        elif self.connection.unsettled:
             self.settle()
-        return self._answered(lambda: self.cursor.executemany(sql, rows) or 0)
-
-    def settle(self) -> None:
-        """
-        Clear away what business code left, before a statement of ours. At no cost if it left nothing.
-
-        Raises:
-            pymysql.MySQLError: a late error of the last statement of business code, of a procedure
-                with several results.
-        """
-        if not self._business:
-            return
         try:
-            self.connection.read_results()
+            return self.cursor.executemany(sql, rows) or 0
         except pymysql.MySQLError as error:
             self._tell_if_unavailable(error)
             raise
-        if self.connection.elsewhere:
-            # After USE as text. Tables of our names may be there too, but check-back looks here.
-            self._answered(self.connection.select_home)
 
-    def _answered(self, run: Callable[[], T]) -> T:
+    def settle(self) -> None:
+        """
+        Clear away what business code left, before a statement of ours; for a connection that is `unsettled`.
+
+        Left-over results, and `USE` as text: tables of our names may be there too, but check-back looks here.
+
+        Raises:
+            DatabaseUnavailableError: as `execute`.
+            pymysql.MySQLError: a late error of the last statement of business code, of a procedure
+                with several results.
+        """
         try:
-            return run()
+            self.connection.settle()
         except pymysql.MySQLError as error:
             self._tell_if_unavailable(error)
             raise
@@ -350,7 +345,7 @@ class Session:
         return True
 
     def _give_back(self, *, broken: bool) -> None:
-        if self._pooled is None:
+        if not self._borrowed:
             return
         # A cursor used after its block would read and write in the next borrower's transaction.
         for cursor in self._lent:
@@ -360,8 +355,8 @@ class Session:
                 continue
             with suppress(pymysql.MySQLError):  # unread rows on a broken line
                 cursor.close()
-        pooled, self._pooled = self._pooled, None
-        self._pool.give_back(pooled, broken=broken or self._is_spoiled())
+        self._borrowed = False
+        self._pool.give_back(self.connection, broken=broken or self._is_spoiled())
 
     def _is_spoiled(self) -> bool:
         """Whether the next borrower would not get the session as the pool set it up."""

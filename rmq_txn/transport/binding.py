@@ -196,16 +196,15 @@ def check_status(status: int) -> str | None:
     return f"{text.decode('utf-8', 'replace').strip() or 'no text'} (status {int(status)})"
 
 
-@contextmanager
-def native_message(message: Outbound) -> Iterator[int]:
+def make_message(message: Outbound) -> int:
     """
-    Make the native form of a message for one send, and destroy it.
+    Make the native form of a message for one send; the caller destroys it.
 
     One a send: a send leaves its marks in the object, and a second one would vanish (docs/hazards.md, A3).
     Nothing is None here: the library aborts the process at None (B4).
     """
     dll = ffi().dll
-    handle = dll.CreateMessage(message.topic.encode())
+    handle: int = dll.CreateMessage(message.topic.encode())
     try:
         dll.SetByteMessageBody(handle, message.body, len(message.body))
         if message.key is not None:
@@ -214,9 +213,10 @@ def native_message(message: Outbound) -> Iterator[int]:
             dll.SetMessageTags(handle, message.tag.encode())
         for name, value in message.properties.items():
             dll.SetMessageProperty(handle, name.encode(), value.encode())
-        yield handle
-    finally:
+    except BaseException:
         dll.DestroyMessage(handle)
+        raise
+    return handle
 
 
 def read_property(handle: int, name: str) -> str:

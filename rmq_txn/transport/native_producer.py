@@ -180,7 +180,8 @@ class NativeProducer(NativeClient):
         self._refuse_unless_open()
         table = ffi()
         result = table._CSendResult()  # noqa: SLF001 - the vendor names it so
-        with binding.native_message(message) as native:
+        native = binding.make_message(message)
+        try:
             try:
                 signals.hold()
                 status: int = table.dll.SendMessageTransaction(
@@ -188,6 +189,8 @@ class NativeProducer(NativeClient):
                 )
             finally:
                 signals.tell()
+        finally:
+            table.dll.DestroyMessage(native)
         return status
 
     def send_plain(self, message: Outbound, message_id: str) -> None:

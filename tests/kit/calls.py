@@ -62,8 +62,8 @@ class Calls:
             self.ours[frame.f_code] += 1
 
     def __str__(self) -> str:
-        """Return ours as lines, the most frequent first: for who wants to cut them."""
-        return "\n".join(
+        """Return both sums, then ours as lines, the most frequent first: for who wants to cut them."""
+        return f"ours {self.ours.total()}, the driver's {self.drivers.total()}\n" + "\n".join(
             f"{count:4} {code.co_filename}:{code.co_firstlineno} {code.co_name}"
             for code, count in self.ours.most_common()
         )

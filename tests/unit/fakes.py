@@ -119,9 +119,6 @@ class FakeSession:
         """Record a statement; no key is ever taken."""
         return self.execute(sql, args) == 1
 
-    def settle(self) -> None:
-        """Nothing is ever left over."""
-
     def fail(self, error: BaseException) -> BaseException:
         """Record ROLLBACK; nothing is ever lost."""
         self.rollback()

@@ -223,10 +223,8 @@ class Failing:
         self.row = row
         self.statements: list[str] = []
         self.cursor = self.connection = self
+        self.unsettled = False
         self.closed = False
-
-    def settle(self) -> None:
-        """Have no late answers."""
 
     def close(self) -> None:
         """Close the connection."""

@@ -28,9 +28,7 @@ class Session:
         self._answers = list(answers)
         self._row: Any = None
         self.cursor = SimpleNamespace(fetchone=lambda: self._row)
-
-    def settle(self) -> None:
-        """Nothing is left over."""
+        self.connection = SimpleNamespace(unsettled=False)
 
     insert_new = RealSession.insert_new  # over this class's execute
 

@@ -40,6 +40,7 @@ TIERS: dict[str, int] = {
 # Third-party packages that are wrapped, and the modules that wrap them.
 WRAPPED = {
     "rocketmq": {"rmq_txn.transport.binding"},
+    "dbutils": {"rmq_txn.database.pool"},
     # An extra, so imported only where it is used; elsewhere for its types alone.
     "testcontainers": {"rmq_txn.testing.engine", "rmq_txn.testing.container"},
     "docker": {"rmq_txn.testing.engine"},
@@ -262,6 +263,7 @@ def test_at_most_16_names_are_public() -> None:
         ("rmq_txn.transport.native", "from rmq_txn.database import sql", "which is not lower"),
         ("rmq_txn.transport.native", "import pymysql", "only ["),
         ("rmq_txn.library.installer", "import rocketmq.ffi", "only ["),
+        ("rmq_txn.database.database", "from dbutils.pooled_db import PooledDB", "only ["),
         ("rmq_txn.producer.producer", "import pymysql", "only ["),
         ("rmq_txn.producer.checkback", "import pymysql\npymysql.connect()", "only errors are allowed here"),
         ("rmq_txn.database.pool", "import pymysql\npymysql.err.MySQLError", "where other classes may be"),

@@ -123,7 +123,7 @@ def test_the_metadata_is_what_pyproject_says(wheel: Path) -> None:
     required = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
     names = {re.split(r"[<>=]", line.removeprefix("Requires-Dist: "))[0] for line in required}
     # rsa: without it PyMySQL can't log in to a MySQL 8 that has its defaults and no TLS.
-    assert names == {"pymysql[rsa]", "rocketmq-client-python", "structlog"}
+    assert names == {"dbutils", "pymysql[rsa]", "rocketmq-client-python", "structlog"}
     extras = {line.removeprefix("Provides-Extra: ") for line in lines if line.startswith("Provides-Extra")}
     assert extras == {"completion", "django", "native-install", "opentelemetry", "sqlalchemy", "testing"}
 

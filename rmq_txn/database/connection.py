@@ -4,7 +4,7 @@ The driver's connection, watched: what became of its session is read from the se
 If the client asks for it when it connects, the server says in the answer to each statement whether a
 transaction is open, whether it began anew, and whether anything of the session changed
 (docs/decisions/0032). So nothing here costs a round trip, and cursors lent to business code are watched
-as well.
+as well. This module also stands as a DB-API module for DBUtils: `connect` and `threadsafety`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pymysql.connections import Connection
 from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
 
 from rmq_txn.errors import LifecycleError, SettingsError
+
+threadsafety = pymysql.threadsafety
 
 # In these no byte of a longer character is a quote or a backslash, so what the driver escapes stays escaped,
 # whatever the bytes mean. Not so in gbk, big5, sjis, cp932 and gb18030; the others have no use here.
@@ -55,6 +57,11 @@ class ServerThread(NamedTuple):
     made_at: tuple[float, float]
 
 
+def connect(**parameters: Any) -> WatchedConnection:
+    """Open a connection; the parameters are PyMySQL's."""
+    return WatchedConnection(**parameters)
+
+
 class _OptionalTls:
     """The one context, made when it is needed first."""
 
@@ -83,6 +90,7 @@ class WatchedConnection(_Connection):
         changed: something of the session is not as it was after connecting, its database or a user
             variable included. Not told by the server: variables set inside a SELECT, named locks, HANDLER.
         elsewhere: business code selected another database.
+        lease: what the pool lent it with, while it is lent.
         unsettled: `settle` may have something to do. An attribute, as it is asked before each statement.
         ended: the server ended the transaction that `watch_transaction` saw begin: what was written in it
             before is durable, unless the text was ROLLBACK. A deadlock is not meant: then nothing is.
@@ -106,6 +114,7 @@ class WatchedConnection(_Connection):
         self._unanswered = False
         self._pid = os.getpid()
         self.packet_bytes = 0
+        self.lease: Any = None
         self._as_new()
         super().__init__(client_flag=CLIENT.SESSION_TRACK, **parameters)
 
@@ -180,7 +189,7 @@ class WatchedConnection(_Connection):
         """
         Read what is left of the last statement, and select our database again if another one is selected.
 
-        Raises: pymysql.MySQLError, also a late one of the last statement.
+        Raises: pymysql.err.MySQLError, also a late one of the last statement.
         """
         self.read_results()
         if self.elsewhere:

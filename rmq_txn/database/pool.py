@@ -1,8 +1,8 @@
 """
 Connections: how they are described, lent and given back, and what a driver's error number means.
 
-A connection that broke is closed and forgotten, never healed: a pool that reconnects in the middle of a
-transaction commits its second half alone (docs/hazards.md, H1).
+DBUtils lends them. Its own failover is switched off: it would reconnect silently in the middle of
+a transaction and commit the second half alone (docs/hazards.md, H1).
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import queue
 import ssl
+import threading
 import time
-from collections import deque
 from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql
+from dbutils.pooled_db import PooledDB
 
+from rmq_txn.database import connection as driver
 from rmq_txn.database.connection import SAFE_CHARACTER_SETS, WatchedConnection
 from rmq_txn.errors import DatabaseUnavailableError, LifecycleError, SettingsError
 
@@ -131,6 +133,10 @@ class Renewal:
         self.since = time.monotonic()
 
 
+class _NeverRaised(Exception):
+    """Given to DBUtils as the only failure it may heal."""
+
+
 def _close(connection: WatchedConnection) -> None:
     with suppress(pymysql.MySQLError):  # closed already
         connection.close()
@@ -138,10 +144,9 @@ def _close(connection: WatchedConnection) -> None:
 
 class ConnectionPool:
     """
-    A bounded pool. Thread-safe, and not bound to threads: a native one keeps nothing between callbacks.
+    A bounded pool; the bound is ours because the pool's own waits for ever. Thread-safe.
 
-    Ours, as of a library's nothing would be left: it must not heal, ping, roll back or wait for ever, and one
-    made 14 function calls a loan (docs/decisions/0063).
+    Not bound to threads: a native one keeps nothing between callbacks.
     """
 
     def __init__(
@@ -160,8 +165,9 @@ class ConnectionPool:
         self._permits = queue.SimpleQueue[None]()
         for _ in range(size):
             self._permits.put(None)
-        self._idle: deque[WatchedConnection] = deque()  # the one that waited longest goes first
-        self._pid = 0  # until it is used first
+        self._lock = threading.Lock()
+        self._pool: Any = None  # made when it is used first
+        self._pid = 0
         self._closed = False
 
     @property
@@ -183,10 +189,8 @@ class ConnectionPool:
             DatabaseUnavailableError: none was free in time, or none can be made.
             LifecycleError: closed, or used in another process before.
         """
-        if self._closed:
-            raise LifecycleError("the database is closed; make a new Database")
-        if self._pid != os.getpid():
-            self._begin()
+        if self._pid != os.getpid() or self._closed:
+            self._open()
         try:
             self._permits.get(timeout=self._wait_seconds)
         except queue.Empty:
@@ -195,46 +199,49 @@ class ConnectionPool:
                 f"{self._wait_seconds:g} s; raise pool_size or shorten the transactions"
             ) from None
         try:
-            try:
-                connection = self._idle.popleft()
-            except IndexError:  # others may take from it at the same time
-                connection = None
-            if connection is None:
-                connection = WatchedConnection(**self._parameters)
+            lease = self._pool.dedicated_connection()
         except BaseException as error:
             self._permits.put(None)
             if isinstance(error, pymysql.MySQLError):
                 self.unavailable(error)
             raise
+        connection: WatchedConnection = lease.dbapi_connection
+        connection.lease = lease
         if connection.made_at[0] <= self.renewal.since:
             _close(connection)
-        # Not asked whether it lives: its first statement finds that, a round trip cheaper.
         return connection
 
-    def _begin(self) -> None:
-        if self._pid not in (0, os.getpid()):
-            raise LifecycleError(
-                f"this Database was used in process {self._pid} and can't be used after a fork "
-                f"in process {os.getpid()}: they would share connections; make it after the fork"
-            )
-        self._pid = os.getpid()
+    def _open(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise LifecycleError("the database is closed; make a new Database")
+            if self._pid not in (0, os.getpid()):
+                raise LifecycleError(
+                    f"this Database was used in process {self._pid} and can't be used after a fork "
+                    f"in process {os.getpid()}: they would share connections; make it after the fork"
+                )
+            if self._pool is None:
+                self._pool = PooledDB(
+                    driver,
+                    maxcached=self.size,
+                    reset=False,  # every session ends itself; a ROLLBACK more is a round trip
+                    ping=0,  # a session's first statement finds dead connections, one round trip cheaper
+                    failures=_NeverRaised,
+                    **self._parameters,
+                )
+            self._pid = os.getpid()
 
     def give_back(self, connection: WatchedConnection, *, broken: bool) -> None:
-        """Take a connection back, its transaction ended; a broken one is closed and forgotten."""
+        """Take a connection back, its transaction ended; who gets a broken one finds it closed."""
         try:
             if broken:
                 _close(connection)
-            else:
-                self._idle.append(connection)
-                if self._closed:
-                    self._close_idle()
+            lease, connection.lease = connection.lease, None
+            lease.close()
+            if self._closed:  # meanwhile: DBUtils would keep it open
+                self.close()
         finally:
             self._permits.put(None)
-
-    def _close_idle(self) -> None:
-        with suppress(IndexError):  # empty; others may take from it at the same time
-            while True:
-                _close(self._idle.popleft())
 
     def unavailable(self, error: pymysql.MySQLError) -> NoReturn:
         """Raise `DatabaseUnavailableError` for what the driver said."""
@@ -256,9 +263,10 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close the idle connections, refuse to lend more. Idempotent; closes none after a fork."""
-        self._closed = True
-        if self._pid == os.getpid():
-            self._close_idle()
+        with self._lock:
+            self._closed = True
+            if self._pool is not None and self._pid == os.getpid():
+                self._pool.close()
 
 
 def parse_url(url: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def lowest() -> list[str]:
 def test_every_dependency_has_a_lowest_version() -> None:
     """So that none is left out of the next test."""
     names = {requirement.partition("==")[0] for requirement in lowest()}
-    always = {"rocketmq-client-python", "pymysql", "structlog"}
+    always = {"rocketmq-client-python", "pymysql", "dbutils", "structlog"}
     assert names == always | {
         "unearth",
         "testcontainers",
@@ -71,10 +71,10 @@ def test_the_lowest_versions_that_are_allowed_do_the_work(
         "PYTHONPATH": str(tmp_path / "lowest"),
         "RMQ_TXN_TEST_STACK": str(stack.settings.folder),
     }
-    which = "from importlib.metadata import version as v; print(v('pymysql'), v('structlog'))"
+    which = "from importlib.metadata import version as v; print(v('pymysql'), v('dbutils'), v('structlog'))"
     found = subprocess.check_output([sys.executable, "-c", which], env=environment, cwd=CHECKOUT, text=True)
     versions = dict(requirement.split("==") for requirement in wanted)
-    for name, version in zip(("pymysql", "structlog"), found.split(), strict=True):
+    for name, version in zip(("pymysql", "dbutils", "structlog"), found.split(), strict=True):
         assert version.startswith(versions[name])
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "tests.kit.attached", "--require-servers", *PART],

@@ -7,20 +7,16 @@ import ssl
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pymysql
 import pytest
 
 from rmq_txn import Database, DatabaseUnavailableError
 from rmq_txn.database import connection
-from rmq_txn.database import pool as pool_module
-from rmq_txn.database.connection import WatchedConnection
 from rmq_txn.database.pool import ConnectionPool, error_code, is_lost_connection, parse_url
 from rmq_txn.errors import LifecycleError, SettingsError
 
@@ -162,7 +158,7 @@ def test_a_refused_connection_is_told_with_the_address_and_frees_its_place(close
 
 
 def test_a_full_pool_is_told_after_the_wait_and_says_what_helps(closed_port: int) -> None:
-    """It waits so long and no longer, and tells the setting."""
+    """DBUtils would wait for ever; ours ends."""
     parameters = parse_url(f"mysql://app:pw@127.0.0.1:{closed_port}/shop")
     pool = ConnectionPool(parameters, size=2, wait_seconds=0.05)
     for _ in range(2):
@@ -255,121 +251,3 @@ def test_connections_that_trust_any_server_share_one_context_and_others_have_the
     strict = connection.WatchedConnection(defer_connect=True, ssl=own)
     assert (strict.ctx, strict._ssl_required) == (own, True)  # type: ignore[attr-defined]
     assert own.verify_mode is ssl.CERT_REQUIRED
-
-
-class Lines(WatchedConnection):
-    """FAKE. A connection without a server: made, open until it is closed, counted."""
-
-    made: ClassVar[list[Lines]] = []
-    refused: ClassVar[bool] = False
-
-    def __init__(self, **_parameters: object) -> None:
-        if self.refused:
-            raise pymysql.err.OperationalError(2003, "refused")
-        self.is_open = True
-        self.made_at = (time.monotonic(), time.time())
-        self.made.append(self)
-
-    def close(self) -> None:
-        """Close, once, as PyMySQL does."""
-        if not self.is_open:
-            raise pymysql.err.Error("Already closed")
-        self.is_open = False
-
-    def __del__(self) -> None:
-        """Nothing to end."""
-
-
-@pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> type[Lines]:
-    """Let pools make connections that lead nowhere."""
-    monkeypatch.setattr(Lines, "made", [])
-    monkeypatch.setattr(Lines, "refused", False)
-    monkeypatch.setattr(pool_module, "WatchedConnection", Lines)
-    return Lines
-
-
-def a_pool(size: int) -> ConnectionPool:
-    """Make a pool that does not wait."""
-    return ConnectionPool(parse_url(URL), size=size, wait_seconds=0.01)
-
-
-def test_a_connection_is_lent_again_the_one_that_waited_longest_first(lines: type[Lines]) -> None:
-    """None is made while one is idle, and none is lent twice."""
-    pool = a_pool(3)
-    first, second = pool.borrow(), pool.borrow()
-    assert first is not second
-    pool.give_back(second, broken=False)
-    pool.give_back(first, broken=False)
-    assert [pool.borrow(), pool.borrow()] == [second, first]
-    assert len(lines.made) == 2
-
-
-def test_a_broken_connection_is_never_lent_again_and_leaves_its_place(lines: type[Lines]) -> None:
-    """Closed already or not."""
-    pool = a_pool(1)
-    for closed_before in (False, True):
-        broken = pool.borrow()
-        if closed_before:
-            broken.close()
-        pool.give_back(broken, broken=True)
-        assert pool.borrow() is not broken
-        pool.give_back(lines.made[-1], broken=False)
-    assert [one.is_open for one in lines.made] == [False, False, True]
-
-
-def test_a_place_is_not_lost_when_no_connection_can_be_made(lines: type[Lines]) -> None:
-    """More often than there are places; then one can."""
-    pool = a_pool(1)
-    lines.refused = True
-    for _ in range(3):
-        with pytest.raises(DatabaseUnavailableError, match="did not answer"):
-            pool.borrow()
-    lines.refused = False
-    assert [pool.borrow()] == lines.made
-
-
-def test_after_a_renewal_older_connections_come_closed(lines: type[Lines]) -> None:
-    """Their first user connects them again."""
-    pool = a_pool(1)
-    old = pool.borrow()
-    pool.give_back(old, broken=False)
-    pool.renewal.renew()
-    assert pool.borrow() is old
-    assert [one.is_open for one in lines.made] == [False]
-
-
-def test_no_connection_stays_open_after_the_pool_was_closed(lines: type[Lines]) -> None:
-    """The idle one, and the one that comes back later."""
-    pool = a_pool(2)
-    idle, lent = pool.borrow(), pool.borrow()
-    pool.give_back(idle, broken=False)
-    pool.close()
-    assert [one.is_open for one in lines.made] == [False, True]
-    pool.give_back(lent, broken=False)
-    pool.close()
-    assert [one.is_open for one in lines.made] == [False, False]
-
-
-def test_many_threads_get_connections_of_their_own(lines: type[Lines]) -> None:
-    """Never more than there are places, never one for two."""
-    pool = ConnectionPool(parse_url(URL), size=3, wait_seconds=30.0)
-    lent: set[int] = set()
-    twice: list[int] = []
-
-    def work() -> None:
-        for _ in range(200):
-            connection = pool.borrow()
-            if id(connection) in lent:
-                twice.append(id(connection))
-            lent.add(id(connection))
-            lent.discard(id(connection))
-            pool.give_back(connection, broken=False)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert twice == []
-    assert 1 <= len(lines.made) <= 3

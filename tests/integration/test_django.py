@@ -14,6 +14,7 @@ import pymysql
 import pytest
 from django.db import DatabaseError, IntegrityError, ProgrammingError, connection, connections, transaction
 from django.db.models import F
+from django.db.utils import DatabaseErrorWrapper
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path
@@ -21,11 +22,13 @@ from django.urls import path
 from devstack import Stack
 from rmq_txn import Database, Delivery, Reject, Transaction
 from rmq_txn.consumer.parking import ParkedState
-from rmq_txn.errors import LifecycleError, SettingsError, TransactionLostError
+from rmq_txn.errors import DatabaseUnavailableError, LifecycleError, SettingsError, TransactionLostError
+from rmq_txn.join import django as join
 from rmq_txn.join.django import joined, joins
 from tests.conftest import prepared_url
 from tests.kit.desk import Desk
 from tests.kit.django_site import Effect, Kinds, aliases, errors_of_a_service
+from tests.kit.kills import killed_before
 from tests.kit.rows import rows
 from tests.kit.statements import COMMIT, hooked
 from tests.kit.wait import until
@@ -317,6 +320,41 @@ def test_hooks_run_on_djangos_own_connection_when_the_commit_is_known(desk: Desk
     with desk.database.transaction(read_only=True, join=joined()):
         transaction.on_commit(lambda: told.append("never"))
     assert told == ["plain"]
+
+
+def test_a_connection_killed_between_any_two_statements_has_one_truth(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it and a receipt, or nothing and an error that says so. No hook of a lost block runs."""
+    publish(desk, "first")  # Django meets the server here
+    told: list[str] = []
+
+    def outcome_of(id_: str, at: int) -> BaseException | None:
+        def work(txn: Any) -> None:
+            transaction.on_commit(lambda: told.append(id_))
+            effect = Effect.objects.create(id=id_)
+            with transaction.atomic():
+                effect.save()
+            txn.publish(desk.topic, {"id": f"{id_}-arrived"})
+
+        try:
+            with killed_before(desk.url, at):
+                block(desk, work)
+        except Exception as error:  # noqa: BLE001 - which one is the question
+            return error
+        return None
+
+    queries = 9  # tripwire, INSERT, savepoint, UPDATE, its release; log row, copy, release, COMMIT
+    for at in range(1, queries + 1):
+        outcome = outcome_of(f"killed before {at}", at)
+        assert outcome is None or isinstance(outcome, DatabaseUnavailableError), repr(outcome)
+        assert (f"killed before {at}" in desk.effects()) == (outcome is None), (at, repr(outcome))
+    publish(desk, "afterwards")
+    assert desk.effects()[-1] == "afterwards"
+    assert told == [id_ for id_ in desk.effects() if id_.startswith("killed")]
+    # Broken on purpose, the errors of the driver not kept: then the same is told as a fault of the statement.
+    monkeypatch.setattr(join, "_Errors", DatabaseErrorWrapper)
+    assert not isinstance(outcome_of("broken", 2), DatabaseUnavailableError)
 
 
 def test_ddl_is_refused_by_django_or_told(desk: Desk) -> None:

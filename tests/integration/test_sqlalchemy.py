@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
-from unittest import mock
 
 import pymysql
 import pytest
@@ -16,7 +14,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 from devstack import Stack
 from rmq_txn import Database, Delivery, Reject, Transaction
 from rmq_txn.consumer.parking import ParkedState
-from rmq_txn.database.connection import WatchedConnection
 from rmq_txn.database.pool import parse_url
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import (
@@ -30,6 +27,7 @@ from rmq_txn.errors import (
 from rmq_txn.join.sqlalchemy import joined, joins
 from tests.conftest import prepared_url
 from tests.kit.desk import Desk
+from tests.kit.kills import killed_before
 from tests.kit.rows import rows
 from tests.kit.statements import COMMIT, hooked
 from tests.kit.wait import until
@@ -325,32 +323,6 @@ def test_a_fence_in_the_way_is_told(desk: Desk, sessions: sessionmaker[Session])
     with pytest.raises(FencedError):
         block(desk, session, work)
     assert desk.effects() == []
-
-
-@contextmanager
-def killed_before(url: str, at: int) -> Iterator[None]:
-    """Kill the connection of this thread's transaction before its query number `at`."""
-    thread, seen, query = threading.get_ident(), 0, WatchedConnection.query
-
-    def hooked(connection: WatchedConnection, sql: Any, unbuffered: bool = False) -> int:
-        nonlocal seen
-        if threading.get_ident() == thread:
-            seen += 1
-            if seen == at:
-                kill(url, connection.thread_id())
-        return query(connection, sql, unbuffered)
-
-    with mock.patch.object(WatchedConnection, "query", hooked):
-        yield
-    assert seen >= at
-
-
-def kill(url: str, connection_id: int) -> None:
-    """End a connection, and wait until the server has rolled its transaction back."""
-    with pymysql.connect(**parse_url(url)) as beside, beside.cursor() as cursor:
-        cursor.execute(f"KILL CONNECTION {connection_id}")
-    listed = "SELECT 1 FROM information_schema.processlist WHERE id = %s"
-    until(lambda: not rows(url, listed, (connection_id,)), "the connection is gone")
 
 
 @pytest.mark.parametrize("at", range(1, 9))

@@ -9,14 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-import pymysql
-
 from devstack import hurried
 from devstack.errors import StackError
 from devstack.evidence import Evidence
 from devstack.faults import Fault, FaultMachine
 from devstack.keeper import Keeper
-from devstack.ledger import Books, Ledger
+from devstack.ledger import Books, Ledger, drop_the_key_that_hides_duplicates
 from devstack.load import SEEDS, Load
 from devstack.local import LocalStack, forget_data
 from devstack.machine import free_port_block
@@ -34,7 +32,6 @@ from devstack.services import (
     stop_together,
 )
 from devstack.settings import StackSettings
-from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.server import RemotingError
@@ -129,7 +126,7 @@ class Lab:
         services = (*self.accounts, *self.points)
         self._cleanup.callback(stop_together, *services)
         start_together(*services)
-        self._drop_the_key_that_hides_duplicates()
+        drop_the_key_that_hides_duplicates(stack)
         for server in (*services, *stack.servers):
             keeper = self.keepers[server.name] = Keeper(server, keep_logs=server in services)
             self._cleanup.callback(keeper.close)
@@ -147,15 +144,6 @@ class Lab:
             f"{prefix}DATABASE_URL": through(url, proxy),
             f"{prefix}NAME_SERVER": f"{HOST}:{name_server.port}",
         }
-
-    def _drop_the_key_that_hides_duplicates(self) -> None:
-        """The ledger's primary key would refuse a second entry; here only the inbox may do so."""
-        url = self.stack.database_url(POINTS_DATABASE)
-        with pymysql.connect(**parse_url(url)) as connection, connection.cursor() as cursor:
-            cursor.execute(
-                "ALTER TABLE points_entry DROP PRIMARY KEY, ADD KEY (transfer_id),"
-                " ADD COLUMN line BIGINT AUTO_INCREMENT PRIMARY KEY"
-            )
 
     def start_load(self, clients: int) -> Load:
         """Let some clients transfer money, on both processes of the account service."""

@@ -104,26 +104,35 @@ class _JavaServer:
 
 
 class NameServer(_JavaServer):
-    """The name server: knows which broker has which topic."""
+    """
+    The name server: knows which broker has which topic.
+
+    Args:
+        settings: see StackSettings.
+        ports: its own is used.
+        number: 2 and more: another one, with a folder of its own.
+    """
 
     logging = "rmq.namesrv.logback.xml"
 
-    def __init__(self, settings: StackSettings, ports: StackPorts) -> None:
-        super().__init__(
-            "namesrv", settings, (ports.name_server,), settings.name_server_heap_mb, direct_mb=64
-        )
+    def __init__(self, settings: StackSettings, ports: StackPorts, *, number: int = 1) -> None:
+        name = "namesrv" if number == 1 else f"namesrv-{number}"
+        super().__init__(name, settings, (ports.name_server,), settings.name_server_heap_mb, direct_mb=64)
         self.address = f"{HOST}:{ports.name_server}"
         self.more_logs: tuple[Path, ...] = (self._rocketmq_log("namesrv"),)
         self._port = ports.name_server
 
     def prepare(self) -> None:
         """Write its configuration."""
-        properties = {
+        self._write_properties("namesrv.conf", self.properties())
+
+    def properties(self) -> dict[str, str]:
+        """Return the lines of namesrv.conf."""
+        return {
             "listenPort": str(self._port),
             "bindAddress": HOST,
             "kvConfigPath": str(self._home / "kvConfig.json"),
         }
-        self._write_properties("namesrv.conf", properties)
 
     def command(self) -> list[str]:
         """Return the command line."""

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from devstack.errors import StackError
 from devstack.program import NotReadyError
 from devstack.record import ServerRecord
 from devstack.server import Server
 from devstack.settings import CHECKOUT
-from devstack.stack import Stack
 
 HOST: Final = "127.0.0.1"
 TOPIC: Final = "transfer"
@@ -30,6 +29,21 @@ _REQUEST_SECONDS = 30.0
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 # What a service reads; from a user's shell it must not reach the services of a demo.
 _OWN_VARIABLES = ("ACCOUNT_SERVICE_", "POINTS_SERVICE_", "DEMO_")
+
+
+class Databases(Protocol):
+    """What a stack is asked for by those who look at the books only."""
+
+    def database_url(self, name: str) -> str:
+        """Return the URL of a database, made if it is missing."""
+
+
+class Servers(Databases, Protocol):
+    """What the services need of a stack."""
+
+    @property
+    def name_server(self) -> str:
+        """Return "host:port" of the name server; several are separated by ';'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +183,7 @@ class _ServiceProgram:
 
 
 def account_service(
-    stack: Stack,
+    stack: Servers,
     folder: Path,
     *,
     port: int,
@@ -196,7 +210,7 @@ def account_service(
 
 
 def points_service(
-    stack: Stack, folder: Path, *, port: int, name: str | None = None, more: Mapping[str, str] = _NOTHING
+    stack: Servers, folder: Path, *, port: int, name: str | None = None, more: Mapping[str, str] = _NOTHING
 ) -> DemoService:
     """Describe a process of the points service; see `account_service`."""
     environment = {**_settings("POINTS_SERVICE_", stack, POINTS_DATABASE, port), **more}
@@ -237,7 +251,7 @@ def stop_together(*services: DemoService) -> None:
         service.stop()
 
 
-def _settings(prefix: str, stack: Stack, database: str, port: int) -> dict[str, str]:
+def _settings(prefix: str, stack: Servers, database: str, port: int) -> dict[str, str]:
     return {
         f"{prefix}DATABASE_URL": stack.database_url(database),
         f"{prefix}NAME_SERVER": stack.name_server,

@@ -74,7 +74,11 @@ class StackPorts:
     @classmethod
     def choose(cls) -> StackPorts:
         """Choose ports that are free now."""
-        first = free_port_block()
+        return cls.of_block(free_port_block())
+
+    @classmethod
+    def of_block(cls, first: int) -> StackPorts:
+        """Return the ports of one stack in the block from `first` on; the second is left for a controller."""
         return cls(
             name_server=first,
             broker=first + 4,

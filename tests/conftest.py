@@ -31,6 +31,7 @@ NEEDS_PROCESSES = (
     "needs the servers as processes of this machine (their ports, signals or files): run it without --stack"
 )
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NEEDS_CLUSTER = "starts a cluster with failover, and takes minutes: run it with ./dev test --cluster"
 NEEDS_ENGINE = "starts containers: run it with --stack containers where an engine is"
 
 
@@ -46,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=DATABASES,
         help="the database server of local stacks: MariaDB, else MySQL of this machine (installed, the "
         "default), or one that is fetched from Debian's unstable suite",
+    )
+    parser.addoption(
+        "--cluster",
+        action="store_true",
+        help="run tests/clusters as well: brokers that fail over, some minutes each",
     )
     parser.addoption(
         "--require-servers",
@@ -85,9 +91,9 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Cheap tests first: unit, model, contract, integration, e2e; the rest keeps its (random) order."""
+    """Cheap tests first: unit, model, contract, integration, e2e, clusters; else the order stays random."""
     in_containers = config.getoption("--stack") == "containers"
-    tiers = ["unit", "model", "contract", "integration", "e2e"]
+    tiers = ["unit", "model", "contract", "integration", "e2e", "clusters"]
 
     def tier(item: pytest.Item) -> int:
         folder = Path(item.path).relative_to(CHECKOUT / "tests").parts[0]
@@ -101,6 +107,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=NEEDS_PROCESSES))
         elif folder == "containers" and not in_containers:
             item.add_marker(pytest.mark.skip(reason=NEEDS_ENGINE))
+        elif folder == "clusters" and not config.getoption("--cluster"):
+            item.add_marker(pytest.mark.skip(reason=NEEDS_CLUSTER))
     if os.environ.get("CI"):  # docs/decisions/0022-a-second-try-is-seen.md
         for item in items:
             if tier(item):

@@ -20,6 +20,7 @@ from rmq_txn.cli import (
     dlq,
     doctor,
     exit_codes,
+    explain,
     native,
     offsets,
     outbox,
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     outbox.add_parser(commands)
     prune.add_parser(commands)
     doctor.add_parser(commands)
+    explain.add_parser(commands)
     completion.add_parser(commands, parser)
     return parser
 

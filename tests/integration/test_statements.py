@@ -41,6 +41,8 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "read_log_row": ((TXN,), 1),
     "insert_outbox_rows": ((TXN, 0, "ID-1", "transfer", "key", "tag", "{}", b"body"), 1),
     "read_overdue_rows": ((0, 10), 1),
+    "look_up_log_row": ((TXN,), 1),
+    "look_up_copies": ((TXN,), 1),
     "note_attempt": ((1, 0, TXN, 0), 1),
     "count_outbox": ((), 1),
     "count_outbox_by_topic": ((), 1),
@@ -53,12 +55,14 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "delete_log_rows": (([TXN, OTHER],), 1),
     "claim_inbox_row": (KEY, 1),
     "list_inbox_groups": ((b"",), 1),
+    "look_up_inbox_rows": ((KEY[0], "key-", "key."), 1),
     "count_recent_inbox_rows": ((KEY[0], 1_700_000_000), 1),
     "count_old_inbox_rows": ((KEY[0], 1_700_000_000), 1),
     "read_old_inbox_rows": ((KEY[0], 1_700_000_000, 10), 0),  # it is young
     "delete_inbox_rows": ((KEY[0], [KEY[1]], 1_700_000_000), 0),
     "read_table_sizes": ((), 2),
     "insert_parked_row": (PARKED, 1),
+    "look_up_failures": (("key-", "key."), 1),
     "count_failure": (("ValueError: again", *KEY), 1),
     "read_attempts": (KEY, 1),
     "count_parked_rows": (KEY[:1], 0),  # as the next one
@@ -82,6 +86,7 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "try_insert_producers": ((), 0),
     "try_insert_inbox": ((), 0),
     "try_insert_parked": ((), 0),
+    "read_uncommitted": ((), 0),
     "release_tripwire": ((), 0),
 }
 # The server ends the connection that asks: its answer is an error, and the connection is gone.

@@ -282,3 +282,26 @@ INSERT INTO rmq_txn_inbox (consumer_group, dedup_key) SELECT consumer_group, ded
 -- As before it.
 INSERT INTO rmq_txn_parked (consumer_group, dedup_key, state, attempts, error, topic, message_id)
 SELECT consumer_group, dedup_key, state, attempts, error, topic, message_id FROM rmq_txn_parked WHERE 1 = 0
+
+-- name: read_uncommitted
+-- From the next transaction of this connection on: a row that only it sees belongs to a transaction
+-- that has not ended. Asked with a lock, the same question would hold others up.
+SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED
+
+-- name: look_up_log_row
+-- For people: a plain read, it waits for nobody.
+SELECT state, message_ids FROM rmq_txn_log WHERE txn_id = %s
+
+-- name: look_up_copies
+-- For people, without bodies.
+SELECT position, topic, failures, TIMESTAMPDIFF(SECOND, created_at, NOW()) FROM rmq_txn_outbox
+WHERE txn_id = %s ORDER BY position
+
+-- name: look_up_inbox_rows
+-- For people: dedup keys begin with the transaction, so those of one are a range of the primary key.
+SELECT dedup_key FROM rmq_txn_inbox WHERE consumer_group = %s AND dedup_key >= %s AND dedup_key < %s
+
+-- name: look_up_failures
+-- For people: of all groups, so the table is walked. It is short, and bodies are not read.
+SELECT consumer_group, dedup_key, state, attempts, error FROM rmq_txn_parked
+WHERE dedup_key >= %s AND dedup_key < %s

@@ -1,0 +1,87 @@
+"""`rmq-txn explain`: what became of one transaction, by the rows of its databases."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+
+from rmq_txn.cli import exit_codes
+from rmq_txn.cli.arguments import URL_VARIABLE, add_json, add_url, opened
+from rmq_txn.cli.output import say
+
+_EPILOG = f"""\
+It reads log, outbox, inbox and parked messages, writes nothing and waits for no lock. Brokers are not
+asked. A message whose consumer has a dedup key of its own is not found in the inbox.
+
+Exit {exit_codes.OK}: what became of it is known, or goes on by itself.
+Exit {exit_codes.FAILED}: a person has to look.
+
+Example:
+  {URL_VARIABLE}=mysql://user:password@host:3306/account \\
+  rmq-txn explain 0199f4b2c3d4a1b2c3d4e5f60718293a --consumer-url mysql://user@host:3306/points
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `explain`."""
+    explain = commands.add_parser(
+        "explain",
+        help="say what became of one transaction, and what happens next",
+        description="Say what the databases know of one transaction and its messages.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explain.add_argument("txn_id", metavar="TXN_ID", help="as in receipts, errors and log lines")
+    add_url(explain)
+    explain.add_argument(
+        "--consumer-url",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="another database with an inbox; may be given several times",
+    )
+    explain.add_argument(
+        "--retention-days",
+        type=float,
+        default=7.0,
+        metavar="DAYS",
+        help="as the producers keep their log (7)",
+    )
+    explain.add_argument(
+        "--check-budget-seconds", type=float, default=600.0, metavar="SECONDS", help="as theirs (600)"
+    )
+    add_json(explain)
+    explain.set_defaults(run=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from rmq_txn import schema
+    from rmq_txn.operating import explanation
+    from rmq_txn.producer.outbox import ALARM_AFTER_BUDGET_SECONDS
+
+    with ExitStack() as resources:
+        producers = resources.enter_context(opened(arguments))
+        databases = [producers]
+        for url in arguments.consumer_url:
+            databases.append(resources.enter_context(opened(argparse.Namespace(database_url=url))))
+        for database in databases:
+            schema.check(database)
+        facts = explanation.read(arguments.txn_id, producers, databases)
+    told = explanation.explain(
+        facts,
+        retention_seconds=arguments.retention_days * 86_400,
+        relay_seconds=arguments.check_budget_seconds + ALARM_AFTER_BUDGET_SECONDS,
+    )
+    say(
+        f"{facts.txn_id}: {told.outcome.value}",
+        "transaction",
+        txn_id=facts.txn_id,
+        outcome=told.outcome.value,
+        age_seconds=round(facts.age_seconds),
+        needs_a_person=told.needs_a_person,
+    )
+    for text in told.known:
+        say(f"known: {text}", "known")
+    for text in told.next:
+        say(f"next: {text}", "next")
+    return exit_codes.FAILED if told.needs_a_person else exit_codes.OK

@@ -1,0 +1,100 @@
+"""`rmq-txn explain` on real servers: each state is made by what makes it in life."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rmq_txn import Delivery, Message, Reject, Transaction, cli
+from rmq_txn.cli import exit_codes
+from rmq_txn.identity import new_txn_id
+from rmq_txn.producer import txlog
+from rmq_txn.producer.txlog import LogState
+from tests.kit.desk import Desk
+from tests.kit.rows import rows
+from tests.kit.wait import until
+
+pytestmark = pytest.mark.servers
+
+
+class Asked:
+    """The answers of the command, read as a program reads them."""
+
+    def __init__(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self._url, self._capsys = url, capsys
+
+    def __call__(self, txn_id: str, *more: str) -> tuple[int, str, str]:
+        """Return exit code, outcome, and all sentences."""
+        self._capsys.readouterr()
+        code = cli.main(["explain", txn_id, "--json", "--database-url", self._url, *more])
+        printed: list[dict[str, Any]] = [
+            json.loads(line) for line in self._capsys.readouterr().out.splitlines()
+        ]
+        return code, printed[0]["outcome"], "\n".join(item["text"] for item in printed)
+
+
+@pytest.fixture
+def asked(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Asked:
+    """Return the command on the desk's database."""
+    return Asked(desk.url, capsys)
+
+
+def test_a_transaction_is_followed_from_its_commit_to_its_handlers(desk: Desk, asked: Asked) -> None:
+    """Before a consumer runs, handled, then parked by another message's handler; its copy in the outbox."""
+
+    def handle(txn: Transaction, delivery: Delivery) -> None:
+        if delivery.json()["id"] == "bad":
+            raise Reject("no such account")
+        desk.award(txn, delivery)
+
+    def publish(id_: str) -> str:
+        return desk.producer.send_in_transaction(Message(desk.topic, {"id": id_}), lambda _txn: None).txn_id
+
+    good, bad = publish("good"), publish("bad")
+    code, outcome, text = asked(good)
+    assert (code, outcome) == (exit_codes.OK, "committed")
+    assert f"message 0 for topic {desk.topic} has its copy in the outbox" in text
+    assert "no consumer group of the databases asked has noted" in text
+    desk.consumer(handle)
+    desk.wait_effects("good")
+    until(lambda: rows(desk.url, "SELECT 1 FROM rmq_txn_parked WHERE state > 0"), "one is parked", 60)
+    code, outcome, text = asked(good, "--consumer-url", desk.url)
+    assert (code, outcome) == (exit_codes.OK, "committed")
+    assert f"group c-{desk.topic}, key {good}.0" in text
+    assert "done: handled" in text
+    code, outcome, text = asked(bad)
+    assert (code, outcome) == (exit_codes.FAILED, "committed")
+    assert "parked (rejected)" in text
+    assert "no such account" in text
+    assert asked(good, "--check-budget-seconds", "-240")[0] == exit_codes.FAILED  # its copy counts as late
+
+
+def test_what_did_not_commit_is_told_apart(desk: Desk, asked: Asked) -> None:
+    """Running on another connection, fenced by a check-back, committed as open, never seen, too old."""
+    running, fenced, open_ = new_txn_id(), new_txn_id(), new_txn_id()
+    session = desk.database.begin(running)
+    try:
+        txlog.insert(session, LogState.OPEN, ["ID-1"])
+        assert asked(running)[:2] == (exit_codes.OK, "running")
+    finally:
+        session.rollback()
+    assert asked(running)[:2] == (exit_codes.FAILED, "no evidence")
+    with desk.database.check_session(fenced) as check:
+        assert txlog.fence(check) is None
+        check.commit()
+    assert asked(fenced)[:2] == (exit_codes.OK, "rolled back")
+    with desk.database.check_session(open_) as torn:
+        txlog.insert(torn, LogState.OPEN, ["ID-2"])
+        torn.commit()  # as DDL does it behind the back of form B
+    assert asked(open_)[:2] == (exit_codes.FAILED, "open")
+    assert asked(new_txn_id(1_600_000_000.0))[:2] == (exit_codes.FAILED, "too old")
+    before = rows(desk.url, "SELECT COUNT(*) FROM rmq_txn_log")
+    assert asked(new_txn_id())[1] == "no evidence"
+    assert rows(desk.url, "SELECT COUNT(*) FROM rmq_txn_log") == before  # it writes no fence
+
+
+def test_what_is_no_transaction_id_is_refused(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", "4711", "--database-url", desk.url]) == exit_codes.USAGE
+    assert "TXN_ID is '4711', allowed are 32 hex digits" in capsys.readouterr().err

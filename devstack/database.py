@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
 HOST = "127.0.0.1"
-_ADMIN = "devstack"
+ADMIN = "devstack"
 _CONNECT_SECONDS = 3
 # Whatever a service needs inside its own database, tables included, and nothing outside.
 _GRANTS = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES"
@@ -66,11 +66,11 @@ class DatabaseServer:
         if not self._secret_file.exists():
             self._secret_file.touch(0o600)
             self._secret_file.write_text(secrets.token_hex(16))
-        password = self._password(_ADMIN)
+        password = self._password(ADMIN)
         # Run by the server before it listens, at each start; every statement can be repeated.
         self._init_file.write_text(
-            f"CREATE USER IF NOT EXISTS '{_ADMIN}'@'{HOST}' IDENTIFIED BY '{password}';\n"
-            f"GRANT ALL ON *.* TO '{_ADMIN}'@'{HOST}' WITH GRANT OPTION;\n"
+            f"CREATE USER IF NOT EXISTS '{ADMIN}'@'{HOST}' IDENTIFIED BY '{password}';\n"
+            f"GRANT ALL ON *.* TO '{ADMIN}'@'{HOST}' WITH GRANT OPTION;\n"
             f"ALTER USER 'root'@'localhost' IDENTIFIED BY '{password}';\n"
         )
         self._init_file.chmod(0o600)
@@ -118,7 +118,7 @@ class DatabaseServer:
         return find(self._name, self._cache_folder)
 
     def _connect(self) -> Connection[Cursor]:
-        return connect(self.port, _ADMIN, self._password(_ADMIN))
+        return connect(self.port, ADMIN, self._password(ADMIN))
 
     def _password(self, account: str) -> str:
         """Derive an account's password from the folder's secret: nothing else to store."""

@@ -56,7 +56,7 @@ class TcpProxy:
     """
 
     def __init__(self, host: str, port: int, *, listen: tuple[str, int] = ("127.0.0.1", 0)) -> None:
-        self._target = (host, port)
+        self.target = (host, port)
         self._listener = socket.create_server(listen)
         self.port: int = self._listener.getsockname()[1]
         self.on_request: Callable[[Line, bytes], None] = lambda _line, _data: None
@@ -74,6 +74,10 @@ class TcpProxy:
         """Return the connections that are open now."""
         with self._lock:
             return list(self._lines)
+
+    def lead_to(self, host: str, port: int) -> None:
+        """Lead new connections to another server; those that are open stay with theirs."""
+        self.target = (host, port)
 
     def cut(self) -> None:
         """Close every connection and refuse new ones."""
@@ -127,7 +131,7 @@ class TcpProxy:
         try:
             if self._refusing:
                 raise ConnectionRefusedError
-            server = socket.create_connection(self._target, timeout=_CONNECT_SECONDS)
+            server = socket.create_connection(self.target, timeout=_CONNECT_SECONDS)
         except OSError:
             client.close()
             return

@@ -189,7 +189,7 @@ class WatchedConnection(_Connection):
         """
         Read what is left of the last statement, and select our database again if another one is selected.
 
-        Raises: pymysql.err.MySQLError, also a late one of the last statement.
+        Raises: pymysql.MySQLError, also a late one of the last statement.
         """
         self.read_results()
         if self.elsewhere:

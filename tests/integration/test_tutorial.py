@@ -42,6 +42,7 @@ NOW_AND_THEN = (
     "duplicate skipped",
     "a send failed at once although the brokers answer, sending again",
     "elected as the relay of this database",
+    "the outbox waits",
 )
 WAITS_FOR_ENTER = "press Enter"
 WEB_PORT = "8000"

@@ -54,7 +54,9 @@ def open_desk(request: pytest.FixtureRequest, kind: str) -> Iterator[OpenDesk]:
             desk.resources.close()
 
 
-@pytest.mark.parametrize("kind", TRANSPORTS)
+@pytest.mark.parametrize(
+    "kind", ["memory", pytest.param("native", marks=[pytest.mark.servers, pytest.mark.long])]
+)
 @pytest.mark.parametrize(("fault", "test", "said"), FAULTS, ids=[fault.__name__ for fault, *_ in FAULTS])
 def test_a_fault_turns_its_test_red(open_desk: OpenDesk, fault: type[Faulty], test: Test, said: str) -> None:
     """By the assertion that is meant, not by an accident of the wrapper."""

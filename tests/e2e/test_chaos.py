@@ -68,6 +68,7 @@ def test_the_books_agree_after_a_short_run_of_random_faults(
     assert "0 missing, 0 extra, 0 twice" in last
 
 
+@pytest.mark.long
 def test_every_point_arrives_after_an_outage_longer_than_all_redeliveries(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,6 +184,7 @@ def test_a_stranger_in_the_producer_group(watched: Watched) -> None:
     watched.sees("rmq_txn_producer_suspects{", 0)
 
 
+@pytest.mark.long
 def test_a_frozen_broker(watched: Watched) -> None:
     before = watched.healthy()
     broker = watched.demo.stack.broker
@@ -197,6 +198,7 @@ def test_a_frozen_broker(watched: Watched) -> None:
     watched.healthy()
 
 
+@pytest.mark.long
 def test_a_frozen_database(watched: Watched) -> None:
     before = watched.healthy()
     database = watched.demo.stack.database

@@ -316,12 +316,18 @@ def story_is_told(page: Any, demo: Demo, transfer_id: str, steps: list[str]) -> 
     [
         (1, "kill_before_commit", "rolled_back", ["account.killed", "account.check_answered"]),
         (2, "kill_after_commit", "done", ["account.killed", "account.check_answered", "points.acked"]),
-        (3, "slow_check_back", "done", ["account.half_stored", "account.check_slow", "points.acked"]),
+        pytest.param(
+            *(3, "slow_check_back", "done", ["account.half_stored", "account.check_slow", "points.acked"]),
+            marks=pytest.mark.long,
+        ),
         (4, "kill_after_commit", "done", ["account.check_asked", "account.check_answered"]),
         (5, "kill_before_commit", "rolled_back", ["account.check_asked", "account.check_answered"]),
         (6, "deliver_twice", "done", ["points.committed", "points.delivered", "points.skipped"]),
-        (7, "poison", "parked", ["points.failed", "points.parked"]),
-        (8, "stop", "done", ["account.message_committed", "points.delivered", "points.acked"]),
+        pytest.param(*(7, "poison", "parked", ["points.failed", "points.parked"]), marks=pytest.mark.long),
+        pytest.param(
+            *(8, "stop", "done", ["account.message_committed", "points.delivered", "points.acked"]),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_each_step_of_the_tour_breaks_what_it_tells_in_view(

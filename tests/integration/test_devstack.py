@@ -132,6 +132,7 @@ def test_only_the_port_that_rocketmq_cannot_bind_is_open_to_other_machines(runni
         running.proxy_address  # noqa: B018
 
 
+@pytest.mark.long
 def test_a_stack_has_a_proxy_when_it_is_asked_for(
     request: pytest.FixtureRequest, tmp_path: Path, running: LocalStack
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_stack_has_a_proxy_when_it_is_asked_for(
         stack.close()
 
 
+@pytest.mark.long
 def test_two_stacks_run_side_by_side(
     running: LocalStack, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ def test_a_transaction_is_followed_from_its_commit_to_its_handlers(desk: Desk, a
     assert (code, outcome) == (exit_codes.FAILED, "committed")
     assert "parked (rejected)" in text
     assert "no such account" in text
-    assert asked(good, "--check-budget-seconds", "-240")[0] == exit_codes.FAILED  # its copy counts as late
+    assert asked(good, "--check-budget-seconds", "-300")[0] == exit_codes.FAILED  # its copy counts as late
 
 
 def test_what_did_not_commit_is_told_apart(desk: Desk, asked: Asked) -> None:

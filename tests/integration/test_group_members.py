@@ -126,7 +126,7 @@ def test_queues_that_came_while_a_group_was_away_begin_at_their_beginning(
     assert sorted(seen) == sorted([*ids, "first", "second"])
 
 
-@pytest.mark.parametrize("way", ["ours", "library"])
+@pytest.mark.parametrize("way", ["ours", pytest.param("library", marks=pytest.mark.long)])
 def test_a_group_whose_broker_would_bury_at_once_is_parked_by_its_own_count(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

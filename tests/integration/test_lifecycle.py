@@ -147,7 +147,7 @@ def test_a_statement_interrupted_before_its_answer_was_read_takes_its_connection
     assert rows(database_url, "SELECT id FROM effect") == []
 
 
-@pytest.mark.parametrize("form", ["A", "B"])
+@pytest.mark.parametrize("form", ["A", pytest.param("B", marks=pytest.mark.long)])
 def test_ctrl_c_at_any_line_of_a_transaction_arrives_and_leaves_nothing_half(
     stack: LocalStack, topic: str, database_url: str, form: str
 ) -> None:

@@ -315,7 +315,10 @@ def story_is_told(page: Any, demo: Demo, transfer_id: str, steps: list[str]) -> 
     ("number", "fault", "state", "steps"),
     [
         (1, "kill_before_commit", "rolled_back", ["account.killed", "account.check_answered"]),
-        (2, "kill_after_commit", "done", ["account.killed", "account.check_answered", "points.acked"]),
+        pytest.param(
+            *(2, "kill_after_commit", "done", ["account.killed", "account.check_answered", "points.acked"]),
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             *(3, "slow_check_back", "done", ["account.half_stored", "account.check_slow", "points.acked"]),
             marks=pytest.mark.long,
@@ -412,6 +415,7 @@ def test_what_is_away_or_frozen_is_marked_and_only_that(
     assert marks(page) == {",".join({**dict.fromkeys(servers, "here"), lane: state}.values())}
 
 
+@pytest.mark.long
 def test_without_a_supervisor_the_account_service_serves_the_page(page: Any, kept: Demo) -> None:
     """As in containers: it goes away with its page, which says so, and goes on where it was."""
     page.goto(kept.account.url)
@@ -593,6 +597,7 @@ def test_two_tabs_see_the_same(page: Any, url: str) -> None:
         expect(card(other, transfer_id)).to_have_attribute("data-state", "done")
 
 
+@pytest.mark.long
 def test_what_another_tab_does_moves_nothing_here(page: Any, url: str) -> None:
     """Picture, form and the rows of the timeline that are read stay where they are, its buttons too."""
     page.click("form button")
@@ -617,6 +622,7 @@ def test_what_another_tab_does_moves_nothing_here(page: Any, url: str) -> None:
     assert page.locator("#now").text_content() == caption
 
 
+@pytest.mark.long
 def test_two_tabs_break_at_the_same_time(page: Any, url: str) -> None:
     """Each kill may hit the other tab's transfer too, or come before its request; each one has an end."""
     other = page.context.new_page()

@@ -37,6 +37,7 @@ def dead_letters(demo: Demo) -> int:
     )
 
 
+@pytest.mark.long
 def test_rolling_restarts_over_a_backlog_lose_nothing(
     demo: Demo, unique: str, request: pytest.FixtureRequest
 ) -> None:

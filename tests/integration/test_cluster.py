@@ -94,6 +94,7 @@ class Services:
         until(lambda: len(self.committed) >= goal, f"{STEP} transfers {phase}", SECONDS)
 
 
+@pytest.mark.long
 def test_transfers_go_on_when_one_of_two_brokers_is_killed(
     stack: LocalStack, second: Server, topic: str, database_url: str, database: Database
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_local_stack_is_a_stack(running: LocalStack) -> None:
     assert {name for name in dir(Stack) if not name.startswith("_")} <= set(dir(running))
 
 
+@pytest.mark.long
 def test_the_example_of_the_document_runs(tmp_path: Path) -> None:
     """docs/testing.md, in a folder of one's own with the checkout on the path."""
     text = (CHECKOUT / "docs" / "testing.md").read_text(encoding="utf-8")

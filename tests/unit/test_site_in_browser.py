@@ -62,7 +62,9 @@ def tab(chromium: Any, address: str, request: pytest.FixtureRequest) -> Iterator
 PHONE = {"viewport": {"width": 390, "height": 844}}
 
 
-@pytest.mark.parametrize("tab", [{}, PHONE], indirect=True, ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    "tab", [pytest.param({}, marks=pytest.mark.long), PHONE], indirect=True, ids=["desk", "phone"]
+)
 def test_pages_load_nothing_from_elsewhere_and_fit_the_screen(tab: Any, address: str) -> None:
     """Wide tables and diagrams scroll by themselves; the page does not."""
     for name in PAGES:

@@ -24,9 +24,9 @@ from pymysql.converters import decoders
 from rmq_txn.database.database import READ_ISOLATION
 from rmq_txn.database.matched_rows import MatchedRowsCursor
 from rmq_txn.database.pool import LOST_CONNECTION, ConnectionPool
-from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import DatabaseUnavailableError, LifecycleError, SettingsError
+from rmq_txn.join.same_database import READ_IDENTITY, is_same
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ def _require_same_database(wrapper: Any, txn: Transaction) -> None:
         with wrapper.temporary_connection() as cursor:
             cursor.execute(READ_ISOLATION)
             (isolation,) = cursor.fetchone()
-            cursor.execute(STATEMENTS["read_schema_version"])
+            cursor.execute(READ_IDENTITY)
             found = cursor.fetchone()
     except DatabaseError as error:
         if error.args and error.args[0] in LOST_CONNECTION:
@@ -196,9 +196,7 @@ def _require_same_database(wrapper: Any, txn: Transaction) -> None:
             f"the connection {wrapper.alias!r} of Django leads to a database without our tables: {error}; it "
             "must be the one of the producer or consumer"
         ) from error
-    txn.execute(STATEMENTS["read_schema_version"])
-    row = txn.fetchone()
-    if row is None or found is None or _text(row[1]) != _text(found[1]):
+    if not is_same(txn, found):
         raise SettingsError(
             f"the connection {wrapper.alias!r} of Django leads to {settings['NAME']!r} on "
             f"{settings['HOST'] or 'localhost'}:{settings['PORT'] or 3306}, which is not the database of the "
@@ -310,7 +308,3 @@ class _DjangoCursor(MatchedRowsCursor):
             raise
         finally:
             connection.decoders = kept
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("ascii") if isinstance(value, bytes) else value

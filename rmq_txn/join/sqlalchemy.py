@@ -19,9 +19,9 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from rmq_txn.database.matched_rows import MatchedRowsCursor
-from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.database.transaction import Transaction
 from rmq_txn.errors import LifecycleError, SettingsError
+from rmq_txn.join.same_database import READ_IDENTITY, is_same
 from rmq_txn.lifecycle import refuse_event_loop
 
 _ENDS = ("commit", "rollback", "close", "reset", "invalidate", "prepare")
@@ -123,15 +123,13 @@ class SessionJoin:
             return
         with engine.connect() as connection:
             try:
-                found = connection.exec_driver_sql(STATEMENTS["read_schema_version"]).fetchone()
+                found = connection.exec_driver_sql(READ_IDENTITY).fetchone()
             except sqlalchemy.exc.DBAPIError as error:
                 raise SettingsError(
                     f"the engine of the session leads to a database without our tables: {error.orig}; it "
                     "must be the one of the producer or consumer"
                 ) from error
-        txn.execute(STATEMENTS["read_schema_version"])
-        row = txn.fetchone()
-        if row is None or found is None or _text(row[1]) != _text(found[1]):
+        if not is_same(txn, found):
             raise SettingsError(
                 f"the engine of the session leads to {engine.url.render_as_string()}, which is not the "
                 "database of the producer or consumer: its database_id is another"
@@ -267,7 +265,3 @@ def _connection_over(line: _Line) -> sqlalchemy.Connection:
     connection = _lines.engine.connect()
     line.undone = ""  # the dialect's first look at a server ends in a rollback
     return connection
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("ascii") if isinstance(value, bytes) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import (
     NAME_SERVER_VARIABLE,
     URL_VARIABLE,
+    add_json,
     add_name_server,
     add_url,
     cluster,
@@ -61,7 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     doctor.add_argument("--send", action="store_true", help="try a half message in each broker of the topics")
     doctor.add_argument("--strict", action="store_true", help="warnings fail, too")
-    doctor.add_argument("--json", action="store_true", help="one object a line, for programs")
+    add_json(doctor)
     doctor.set_defaults(run=_doctor)
 
 
@@ -74,20 +74,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
         states.add(finding.state)
         advice = f"; {finding.advice}" if finding.advice else ""
         line = f"{finding.state.value:<8} {finding.check}: {finding.text}{advice}"
-        say(_object(finding) if arguments.json else line)
+        say(
+            line,
+            "finding",
+            check=finding.check,
+            state=finding.state.value,
+            text=finding.text,
+            advice=finding.advice,
+        )
     return exit_codes.FAILED if states & bad else exit_codes.OK
-
-
-def _object(finding: Finding) -> str:
-    return json.dumps(
-        {
-            "kind": "finding",
-            "check": finding.check,
-            "state": finding.state.value,
-            "text": finding.text,
-            "advice": finding.advice,
-        }
-    )
 
 
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:

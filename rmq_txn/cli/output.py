@@ -28,18 +28,19 @@ def printed(*, as_json: bool) -> Iterator[None]:
         _as_json.reset(token)
 
 
-def say(text: str, kind: str = "note", **fields: object) -> None:
+def say(text: str, kind: str = "note", /, **fields: object) -> None:
     """
     Print one line, whatever is in it: a terminal shows control characters and does not obey them.
 
     Args:
         text: for people.
         kind: what it tells, for programs.
-        fields: what the text says, for programs: strings, numbers, booleans, None.
+        fields: what the text says, for programs: strings, numbers, booleans, None. A `text` among them
+            is what programs get in the place of the line.
     """
     if _as_json.get():
         # ASCII only: no control character, and no line break but the last one.
-        print(json.dumps({"kind": kind, **fields, "text": text}))
+        print(json.dumps({"kind": kind, **fields, "text": fields.get("text", text)}))
     else:
         print(one_line(text))
 

@@ -16,7 +16,8 @@ from rmq_txn.identity import new_txn_id
 from rmq_txn.message import SCOUT_GROUP, Outbound
 from rmq_txn.operating.database_checks import of_clock
 from rmq_txn.operating.finding import Finding, failed, ok, skipped, warning
-from rmq_txn.remoting.answers import Master
+from rmq_txn.remoting.answers import ClientConnection, Master
+from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
 from rmq_txn.remoting.members import GroupMembers
 from rmq_txn.remoting.offsets import places
@@ -173,18 +174,23 @@ def _number(config: Mapping[str, str], name: str, default: float) -> float:
         return default
 
 
+def _clients(
+    cluster: ClusterSettings,
+    topics: Sequence[str],
+    ask: Callable[[RemotingClient], Sequence[ClientConnection]],
+) -> set[str]:
+    """Ask each master of some topics once for its clients of a group; return their ids."""
+    addresses = {master.address for topic in topics for master in cluster.masters(topic)}
+    return {client.client_id for address in addresses for client in ask(cluster.ask(address))}
+
+
 def of_producer_group(
     cluster: ClusterSettings, database: Database, group: str, topics: Sequence[str]
 ) -> Iterator[Finding]:
     """Compare the clients that brokers would ask with the producers that this database knows."""
     check = f"producer group {group}"
     try:
-        clients = {
-            connection.client_id
-            for topic in topics
-            for master in cluster.masters(topic)
-            for connection in cluster.ask(master.address).producer_connections(group)
-        }
+        clients = _clients(cluster, topics, lambda broker: broker.producer_connections(group))
         with database.check_session("doctor") as session:
             session.execute(STATEMENTS["read_producers"], (group,))
             ages = {instance.decode(): float(age) for _, instance, age, *_ in session.cursor.fetchall()}
@@ -223,12 +229,7 @@ def of_consumer_group(cluster: ClusterSettings, group: str, topics: Sequence[str
     """Look at who consumes, what the members leave out, and how much waits."""
     check = f"consumer group {group}"
     try:
-        members = {
-            connection.client_id
-            for topic in topics
-            for master in cluster.masters(topic)
-            for connection in cluster.ask(master.address).consumer_connections(group)
-        }
+        members = _clients(cluster, topics, lambda broker: broker.consumer_connections(group))
         filters = GroupMembers(cluster, group, "no client of ours").filters(topics)
         waiting = sum(place.end - place.offset for place in places(cluster, group, tuple(topics)))
     except _AWAY as error:

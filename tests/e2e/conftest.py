@@ -74,6 +74,11 @@ class Demo:
 
         return until(books_with_entry, f"points for {transfer_id}", DELIVERY_SECONDS) or self.ledger.read()
 
+    def wait_green(self, seconds: float = DELIVERY_SECONDS) -> None:
+        """Wait until both are well: brokers that a test killed may still have to hear of them."""
+        for service in self.services:
+            until(lambda asked=service: asked.get("/health").status == 200, "a green health", seconds)
+
     def settle(self) -> None:
         """Wait until every committed transfer earned its points; then the books must be right."""
         until(lambda: not self.ledger.read().missing, "points for every transfer", DELIVERY_SECONDS)

@@ -59,8 +59,7 @@ def broken(take: Callable[[], None], give_back: Callable[[], None]) -> Iterator[
 
 def recovers(demo: Demo, transfer_id: str) -> None:
     """Wait until both are green; then a transfer works at once and earns its points."""
-    for service in demo.services:
-        until(lambda s=service: s.get("/health").status == 200, "a green health", RECOVERY_SECONDS)
+    demo.wait_green(RECOVERY_SECONDS)
     assert demo.transfer(transfer_id).status == 201
     demo.wait_for_points(transfer_id)
 

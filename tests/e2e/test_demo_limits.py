@@ -86,8 +86,7 @@ def test_headers_that_are_too_long_are_refused(demo: Demo) -> None:
 
 def test_slow_clients_lose_their_connection_and_nobody_else_notices(demo: Demo) -> None:
     """Silent from the start, in the middle of the headers, in the middle of the body; all at once."""
-    for service in demo.services:  # the brokers may still have to hear of one that another test stopped
-        until(lambda service=service: service.get("/health").status == 200, "a green health", 60)
+    demo.wait_green()
     with ExitStack() as opened:
         began = time.monotonic()
         waiting = []

@@ -352,8 +352,7 @@ def test_without_a_broker_nothing_changes_and_it_recovers(demo: Demo, unique: st
 
 def test_without_a_database_both_say_so_and_recover(demo: Demo, unique: str) -> None:
     """503 and a red health while it is down; a transfer and its points once it is back."""
-    for service in demo.services:  # the broker that another test killed may not know them yet
-        until(lambda service=service: service.get("/health").status == 200, "a green health", 60)
+    demo.wait_green()
     demo.stack.database.kill()
     try:
         answer = demo.transfer(unique)

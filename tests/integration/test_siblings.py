@@ -27,6 +27,7 @@ from rmq_txn.remoting.stored_message import StoredMessage
 from rmq_txn.transport import Check, Checker, Execute
 from rmq_txn.verdict import Verdict
 from tests.conftest import CHECKOUT, prepared_url
+from tests.kit import administrator as administrator_kit
 from tests.kit.proxy import proxied, through
 from tests.kit.rows import rows
 from tests.kit.transports import Wrapped, never_answers
@@ -203,12 +204,8 @@ Trouble = Callable[[Scene], Any]
 @contextmanager
 def read_only(scene: Scene) -> Iterator[None]:
     """Demote the server, as a failover does: it can be read, and refuses each write."""
-    with administrator(scene) as cursor:
-        cursor.execute("SET GLOBAL read_only = 1")
-        try:
-            yield
-        finally:
-            cursor.execute("SET GLOBAL read_only = 0")
+    with administrator_kit.read_only(scene.stack):
+        yield
 
 
 @contextmanager

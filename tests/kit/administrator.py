@@ -19,8 +19,8 @@ def administer(stack: LocalStack, sql: str) -> tuple[tuple[Any, ...], ...]:
 @contextmanager
 def read_only(stack: LocalStack) -> Iterator[None]:
     """Let the server refuse writes, as after a failover, for the duration of the block."""
-    administer(stack, "SET GLOBAL read_only = 1")
+    stack.set_read_only(True)
     try:
         yield
     finally:
-        administer(stack, "SET GLOBAL read_only = 0")
+        stack.set_read_only(False)

@@ -19,7 +19,7 @@ from rmq_txn.operating.finding import Finding, failed, ok, skipped, warning
 from rmq_txn.remoting.answers import ClientConnection, Master
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
-from rmq_txn.remoting.members import GroupMembers
+from rmq_txn.remoting.members import GroupMembers, online
 from rmq_txn.remoting.offsets import places
 from rmq_txn.remoting.refusals import sentence, unwritable
 from rmq_txn.remoting.server import RemotingError
@@ -229,7 +229,7 @@ def of_consumer_group(cluster: ClusterSettings, group: str, topics: Sequence[str
     """Look at who consumes, what the members leave out, and how much waits."""
     check = f"consumer group {group}"
     try:
-        members = _clients(cluster, topics, lambda broker: broker.consumer_connections(group))
+        members = _clients(cluster, topics, lambda broker: online(broker, group))
         filters = GroupMembers(cluster, group, "no client of ours").filters(topics)
         waiting = sum(place.end - place.offset for place in places(cluster, group, tuple(topics)))
     except _AWAY as error:

@@ -16,6 +16,7 @@ from typing import Final
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError, SettingsError
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
+from rmq_txn.remoting.members import online
 from rmq_txn.remoting.server import TOPIC_NOT_EXIST, RemotingError
 from rmq_txn.remoting.stored_message import StoredMessage
 
@@ -112,10 +113,10 @@ def skip(cluster: ClusterSettings, group: str, standing: Standing) -> int:
     client = cluster.ask(standing.address)
     where = f"queue {standing.queue} of topic {standing.topic!r}"
     # It writes its own offset every five seconds, over whatever stands there.
-    online = client.consumer_connections(group)
-    if online:
+    members = online(client, group)
+    if members:
         raise RmqTxnError(
-            f"a consumer of group {group!r} is online ({online[0].client_id} at {online[0].address}) and "
+            f"a consumer of group {group!r} is online ({members[0].client_id} at {members[0].address}) and "
             "would overwrite the offset; stop it, or try again: in a crash loop it is there for moments"
         )
     before = standing.ahead[:-1]

@@ -31,7 +31,7 @@ class RemotingError(RmqTxnError):
 
     Attributes:
         code: the response code of RocketMQ, such as 17 (TOPIC_NOT_EXIST).
-        remark: what the server said; for people, never for decisions.
+        remark: what the server said; for people, and for decisions only where the code tells too little.
     """
 
     def __init__(self, code: int, remark: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
 import time
 import zlib
@@ -11,6 +12,7 @@ from rmq_txn.identity import new_txn_id
 from rmq_txn.remoting import wire
 
 _SEND_MESSAGE = 10
+_HEART_BEAT = 34
 COMPRESSED, LZ4, ZSTD, ZLIB = 1, 1 << 8, 2 << 8, 3 << 8
 
 
@@ -60,3 +62,18 @@ def send(broker: str, topic: str, queue: int, content: bytes, flags: int = 0, *,
     assert answer["code"] == 0, answer
     fields = wire.as_object(answer["extFields"], "extFields")
     return int(wire.as_text(fields, "queueOffset"))
+
+
+def vanish(broker: str, group: str, topic: str, client_id: str) -> None:
+    """Tell a broker of a consumer and be gone before it can answer: a client that dies at its start."""
+    consumer = {
+        "groupName": group,
+        "consumeType": "CONSUME_ACTIVELY",
+        "messageModel": "CLUSTERING",
+        "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET",
+        "subscriptionDataSet": [{"topic": topic, "subString": "*", "subVersion": 1}],
+    }
+    beat = {"clientID": client_id, "producerDataSet": [], "consumerDataSet": [consumer]}
+    host, _, port = broker.rpartition(":")
+    with socket.create_connection((host, int(port)), 5.0) as connection:
+        connection.sendall(wire.encode(_HEART_BEAT, {}, json.dumps(beat).encode()))

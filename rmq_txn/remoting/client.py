@@ -15,25 +15,14 @@ from typing import Final, Literal
 from rmq_txn.message import Outbound
 from rmq_txn.remoting import answers, wire
 from rmq_txn.remoting.answers import ClientConnection, ClusterInfo, StoredAt, TopicRoute
-from rmq_txn.remoting.server import (
-    CONSUMER_NOT_ONLINE,
-    QUERY_NOT_FOUND,
-    SYSTEM_ERROR,
-    RemotingError,
-    RemotingServer,
-)
-from rmq_txn.remoting.stored_message import StoredMessage, read_messages
-
-_NOTHING_THERE: Final = frozenset({19, 20, 21})  # PULL_NOT_FOUND, PULL_RETRY_IMMEDIATELY, PULL_OFFSET_MOVED
+from rmq_txn.remoting.message_reader import MessageReader
+from rmq_txn.remoting.server import CONSUMER_NOT_ONLINE, QUERY_NOT_FOUND, SYSTEM_ERROR, RemotingError
 
 _SEND_MESSAGE: Final = 10
-_PULL_MESSAGE: Final = 11
 _QUERY_CONSUMER_OFFSET: Final = 14
 _UPDATE_CONSUMER_OFFSET: Final = 15
 _UPDATE_AND_CREATE_TOPIC: Final = 17
 _GET_BROKER_CONFIG: Final = 26
-_GET_MAX_OFFSET: Final = 30
-_GET_MIN_OFFSET: Final = 31
 _CONSUMER_SEND_MSG_BACK: Final = 36
 _END_TRANSACTION: Final = 37
 _GET_ROUTE_BY_TOPIC: Final = 105
@@ -42,7 +31,6 @@ _GET_CONSUMER_CONNECTION_LIST: Final = 203
 _GET_PRODUCER_CONNECTION_LIST: Final = 204
 _UPDATE_AND_CREATE_GROUP: Final = 200
 _GET_CONSUMER_RUNNING_INFO: Final = 307
-_VIEW_MESSAGE_BY_ID: Final = 33
 _GET_TOPIC_CONFIG: Final = 351
 
 _PERM_READ_WRITE: Final = 6
@@ -50,12 +38,9 @@ _HALF: Final = 4
 """MessageSysFlag.TRANSACTION_PREPARED_TYPE."""
 _ROLLBACK: Final = 12
 """MessageSysFlag.TRANSACTION_ROLLBACK_TYPE."""
-_PULLED_AT_ONCE: Final = 32
-_HAS_SUBSCRIPTION: Final = 4
-"""Of the flags of a pull: it neither commits nor waits, and needs no consumer of the group online."""
 
 
-class RemotingClient(RemotingServer):
+class RemotingClient(MessageReader):
     """
     The questions and orders for one name server or one broker.
 
@@ -252,61 +237,6 @@ class RemotingClient(RemotingServer):
             "transactionId": half_message.transaction_id,
         }
         self._tell(_END_TRANSACTION, fields, "to roll a half message back")
-
-    def max_offset(self, topic: str, queue: int) -> int:
-        """Ask a broker for the offset that the next message of a queue will get."""
-        what = f"the end of queue {queue} of topic {topic!r}"
-        with self._asking(what):
-            return self._ask_offset(_GET_MAX_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
-
-    def min_offset(self, topic: str, queue: int) -> int:
-        """Ask a broker for the offset of the oldest message that a queue still has."""
-        what = f"the beginning of queue {queue} of topic {topic!r}"
-        with self._asking(what):
-            return self._ask_offset(_GET_MIN_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
-
-    def pull(self, group: str, topic: str, queue: int, offset: int) -> list[StoredMessage]:
-        """
-        Read the next messages of a queue, at most 32, none if there are no more; moves no offset.
-
-        Their offsets ascend, from `offset` on.
-        """
-        fields = {
-            "consumerGroup": group,
-            "topic": topic,
-            "queueId": str(queue),
-            "queueOffset": str(offset),
-            "maxMsgNums": str(_PULLED_AT_ONCE),
-            "sysFlag": str(_HAS_SUBSCRIPTION),
-            "commitOffset": "0",
-            "suspendTimeoutMillis": "0",
-            "subscription": "*",
-            "subVersion": "0",
-            "expressionType": "TAG",
-        }
-        what = f"queue {queue} of topic {topic!r} from offset {offset} on"
-        with self._asking(what):
-            try:
-                _header, body = self._ask(_PULL_MESSAGE, fields, what)
-            except RemotingError as error:
-                if error.code in _NOTHING_THERE:
-                    return []
-                raise
-            found = read_messages(body)
-            for before, message in zip([offset - 1, *(item.offset for item in found)], found, strict=False):
-                if message.offset <= before:  # who reads on from there would never end
-                    raise wire.MalformedAnswerError(f"offset {message.offset} after {before}")
-            return found
-
-    def stored_message(self, commit_log_offset: int) -> StoredMessage:
-        """Ask a broker for the message at an offset of its commit log: a half message, for instance."""
-        what = f"the message at {commit_log_offset} of its commit log"
-        with self._asking(what):
-            _header, body = self._ask(_VIEW_MESSAGE_BY_ID, {"offset": str(commit_log_offset)}, what)
-            found = read_messages(body)
-            if len(found) != 1:
-                raise wire.MalformedAnswerError(f"{len(found)} messages, expected one")
-            return found[0]
 
     def topic_message_type(self, topic: str) -> str:
         """

@@ -1,0 +1,87 @@
+"""
+What a broker stores, read by questions alone: no offset moves, and no consumer has to run.
+
+Codes and headers are those of RequestCode.java and ResponseCode.java of Apache RocketMQ 4.9 to 5.4.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rmq_txn.remoting import wire
+from rmq_txn.remoting.server import RemotingError, RemotingServer
+from rmq_txn.remoting.stored_message import StoredMessage, read_messages
+
+_PULL_MESSAGE: Final = 11
+_GET_MAX_OFFSET: Final = 30
+_GET_MIN_OFFSET: Final = 31
+_VIEW_MESSAGE_BY_ID: Final = 33
+
+_NOTHING_THERE: Final = frozenset({19, 20, 21})  # PULL_NOT_FOUND, PULL_RETRY_IMMEDIATELY, PULL_OFFSET_MOVED
+_PULLED_AT_ONCE: Final = 32
+_HAS_SUBSCRIPTION: Final = 4
+"""Of the flags of a pull: it neither commits nor waits, and needs no consumer of the group online."""
+
+
+class MessageReader(RemotingServer):
+    """
+    The questions to one broker about messages that it stores.
+
+    Every call raises BrokerUnavailableError when nobody answered in time, and RemotingError when
+    the answer is an error code.
+    """
+
+    def max_offset(self, topic: str, queue: int) -> int:
+        """Ask a broker for the offset that the next message of a queue will get."""
+        what = f"the end of queue {queue} of topic {topic!r}"
+        with self._asking(what):
+            return self._ask_offset(_GET_MAX_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
+
+    def min_offset(self, topic: str, queue: int) -> int:
+        """Ask a broker for the offset of the oldest message that a queue still has."""
+        what = f"the beginning of queue {queue} of topic {topic!r}"
+        with self._asking(what):
+            return self._ask_offset(_GET_MIN_OFFSET, {"topic": topic, "queueId": str(queue)}, what)
+
+    def pull(self, group: str, topic: str, queue: int, offset: int) -> list[StoredMessage]:
+        """
+        Read the next messages of a queue, at most 32, none if there are no more; moves no offset.
+
+        Their offsets ascend, from `offset` on.
+        """
+        fields = {
+            "consumerGroup": group,
+            "topic": topic,
+            "queueId": str(queue),
+            "queueOffset": str(offset),
+            "maxMsgNums": str(_PULLED_AT_ONCE),
+            "sysFlag": str(_HAS_SUBSCRIPTION),
+            "commitOffset": "0",
+            "suspendTimeoutMillis": "0",
+            "subscription": "*",
+            "subVersion": "0",
+            "expressionType": "TAG",
+        }
+        what = f"queue {queue} of topic {topic!r} from offset {offset} on"
+        with self._asking(what):
+            try:
+                _header, body = self._ask(_PULL_MESSAGE, fields, what)
+            except RemotingError as error:
+                if error.code in _NOTHING_THERE:
+                    return []
+                raise
+            found = read_messages(body)
+            for before, message in zip([offset - 1, *(item.offset for item in found)], found, strict=False):
+                if message.offset <= before:  # who reads on from there would never end
+                    raise wire.MalformedAnswerError(f"offset {message.offset} after {before}")
+            return found
+
+    def stored_message(self, commit_log_offset: int) -> StoredMessage:
+        """Ask a broker for the message at an offset of its commit log: a half message, for instance."""
+        what = f"the message at {commit_log_offset} of its commit log"
+        with self._asking(what):
+            _header, body = self._ask(_VIEW_MESSAGE_BY_ID, {"offset": str(commit_log_offset)}, what)
+            found = read_messages(body)
+            if len(found) != 1:
+                raise wire.MalformedAnswerError(f"{len(found)} messages, expected one")
+            return found[0]

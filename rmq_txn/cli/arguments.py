@@ -74,9 +74,17 @@ def cluster(arguments: argparse.Namespace) -> ClusterSettings:
     Raises:
         SettingsError: neither does, or what they say is not usable.
     """
+    found = cluster_if_named(arguments)
+    if found is None:
+        raise SettingsError(f"which cluster? pass --name-server HOST:PORT or set {NAME_SERVER_VARIABLE}")
+    return found
+
+
+def cluster_if_named(arguments: argparse.Namespace) -> ClusterSettings | None:
+    """Return as `cluster`; None if neither names one, for commands that can do without."""
     name_server = arguments.name_server or os.environ.get(NAME_SERVER_VARIABLE)
     if not name_server:
-        raise SettingsError(f"which cluster? pass --name-server HOST:PORT or set {NAME_SERVER_VARIABLE}")
+        return None
     from rmq_txn.remoting.cluster import ClusterSettings
 
     keys = os.environ.get(ACCESS_KEY_VARIABLE), os.environ.get(SECRET_KEY_VARIABLE)

@@ -268,6 +268,26 @@ def test_in_calm_the_outbox_is_emptied_and_nothing_is_published_again(aftermath:
     assert aftermath.sent_in_calm == []
 
 
+def test_explain_tells_what_was_given_up_from_what_a_relay_published(
+    aftermath: Aftermath, impatient: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One was, by the relay; of two no copy was left, and only a person can help."""
+    scene = aftermath.lost_then_killed
+    told: dict[int, list[str]] = {exit_codes.OK: [], exit_codes.FAILED: []}
+    for (txn_id,) in rows(scene.url, "SELECT txn_id FROM rmq_txn_log WHERE state = 1"):
+        where = ["--database-url", scene.url, "--name-server", impatient.name_server]
+        code = cli.main(["explain", txn_id.decode(), *where])
+        told[code].append(capsys.readouterr().out)
+    (relayed,) = told[exit_codes.OK]
+    assert "was given up: 2 check-backs asked, and nobody gave a verdict" in relayed
+    assert "message 0: published again as a plain message, as the relay does" in relayed
+    assert "done: handled" in relayed
+    assert len(told[exit_codes.FAILED]) == 2
+    for text in told[exit_codes.FAILED]:
+        assert "was given up" in text
+        assert "it was committed, and neither a broker nor the outbox has it" in text
+
+
 def test_a_row_that_can_not_be_published_does_not_hold_up_the_others(
     impatient: LocalStack, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:

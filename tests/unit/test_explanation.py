@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from rmq_txn.consumer.parking import ParkedState
-from rmq_txn.operating.explanation import Copy, Delivered, Explanation, Facts, Outcome, explain
+from rmq_txn.operating.evidence import Copy, Delivered, Facts
+from rmq_txn.operating.explanation import Explanation, Outcome, explain
 from rmq_txn.producer.txlog import LogState
 
 DAY = 86_400.0
 NOTHING = Facts("0199f4b2c3d4a1b2c3d4e5f60718293a", age_seconds=60.0)
-COMMITTED = replace(NOTHING, state=LogState.COMMITTED, messages=1)
+COMMITTED = replace(NOTHING, state=LogState.COMMITTED, message_ids=("ID-0",))
 DONE = Delivered("points", f"{NOTHING.txn_id}.0/transfer/x", done=True)
 
 

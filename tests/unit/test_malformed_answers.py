@@ -15,6 +15,7 @@ from rmq_txn import RocketMQ
 from rmq_txn.errors import RmqTxnError
 from rmq_txn.remoting import dead_letters, wire
 from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.half_messages import look_up
 from rmq_txn.remoting.new_group import pin_new_group
 from rmq_txn.remoting.offsets import standings
 from tests.unit.test_remoting import ROUTE, answer, frame
@@ -39,6 +40,11 @@ QUESTIONS: dict[str, Callable[[], Any]] = {
     "standings": lambda: [standing.culprit for standing in standings(CLUSTER, "g", ["t"])],
     "dead letters": lambda: [letter.delivery for letter in dead_letters.unread(CLUSTER, "g")],
     "masters": lambda: CLUSTER.masters("t"),
+    "messages with an id": lambda: BROKER.messages_with_id("t", "AB12"),
+    "offset at a time": lambda: BROKER.offset_at("t", 0, 1),
+    "groups of a topic": lambda: BROKER.groups_of("t"),
+    "transaction": lambda: look_up(CLUSTER, "0" * 32, ["AB12"], ["transfer"]),
+    "transaction to be searched": lambda: look_up(CLUSTER, "0" * 32, [], []),
     "beginning of a group": lambda: pin_new_group(CLUSTER, "g", "t"),
 }
 
@@ -94,6 +100,7 @@ KEYS = st.sampled_from(
         "writeQueueNums",
         "perm",
         "connectionSet",
+        "groupList",
         "subscriptionSet",
         "subString",
         "topic",

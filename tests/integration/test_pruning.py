@@ -14,6 +14,7 @@ from rmq_txn import Database, IdempotentConsumer, RocketMQ, TransactionProducer,
 from rmq_txn.cli import exit_codes, main
 from rmq_txn.database.pool import parse_url
 from rmq_txn.database.session import Session
+from rmq_txn.database.sideline import Sideline
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.identity import new_txn_id
 from rmq_txn.pruning import BATCH_ROWS, ClockError, PrunedInbox, PrunedLog, Pruning
@@ -133,6 +134,41 @@ def test_many_rows_go_in_small_batches_that_walk_over_what_stays_once(
             ((_, walked),) = session.cursor.fetchall()
     assert int(walked) <= 5 * BATCH_ROWS + 100  # each row once
     assert len(tables.logged()) == 2 * BATCH_ROWS
+
+
+@pytest.mark.parametrize("table", ["log", "inbox"])
+def test_a_batch_does_not_read_what_keeps_other_rows(tables: Tables, database: Database, table: str) -> None:
+    """Ten minutes of copies, or many parked messages: only those of the rows of the batch are looked for."""
+    kept = [new_txn_id() for _ in range(20 * BATCH_ROWS)]
+    pruned: pruning.Pruned
+    with tables.cursor() as cursor:
+        if table == "log":
+            pruned, other = PrunedLog(WEEK), "rmq_txn_outbox"
+            tables.log(OLD, COMMITTED, 20 * BATCH_ROWS)
+            copies = [(id_, 0, "M", "transfer", None, None, b"{}", b"body") for id_ in kept]
+            cursor.executemany(STATEMENTS["insert_outbox_rows"], copies)
+        else:
+            pruned, other = PrunedInbox("points", WEEK), "rmq_txn_parked"
+            tables.inbox("points", OLD, *(f"old-{n}" for n in range(20 * BATCH_ROWS)))
+            failed = [("points", id_, 2, 1, "no", b"transfer", b"M") for id_ in kept]
+            cursor.executemany(STATEMENTS["insert_parked_row"], failed)
+        cursor.execute(f"ANALYZE TABLE rmq_txn_{table}, {other}")
+    with closing(database.sideline("pruning")) as sideline:
+        before = pruning.cutoff(pruned, sideline)
+        for ask, rows_of_ours in (
+            (lambda: len(pruned.old(sideline, b"", before)), BATCH_ROWS),
+            (lambda: pruned.count(sideline, before), 20 * BATCH_ROWS),
+        ):
+            began = read_rows(sideline)
+            assert ask() == rows_of_ours
+            assert read_rows(sideline) - began <= 3 * rows_of_ours
+
+
+def read_rows(sideline: Sideline) -> int:
+    """Return how many rows this connection has read so far, of any table and index."""
+    with sideline.session() as session:
+        session.execute("SHOW SESSION STATUS LIKE 'Handler\\_read\\_%'")
+        return sum(int(number) for _, number in session.cursor.fetchall())
 
 
 @pytest.mark.parametrize("table", ["log", "inbox"])

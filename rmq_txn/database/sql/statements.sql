@@ -189,9 +189,10 @@ GROUP BY topic ORDER BY topic
 
 -- name: read_old_log_rows
 -- Ids are made of time, so age is a range of the primary key. An open row was never seen to end,
--- and one with copies in the outbox may be asked about again: both stay.
+-- and one with copies in the outbox may be asked about again: both stay. With LIMIT the copies are looked
+-- up row by row: of NOT EXISTS the server makes a table of all copies, anew for each batch.
 SELECT txn_id FROM rmq_txn_log AS log WHERE txn_id > %s AND txn_id < %s AND state <> 0
-AND NOT EXISTS (SELECT 1 FROM rmq_txn_outbox AS outbox WHERE outbox.txn_id = log.txn_id)
+AND (SELECT 1 FROM rmq_txn_outbox AS outbox WHERE outbox.txn_id = log.txn_id LIMIT 1) IS NULL
 ORDER BY txn_id LIMIT %s
 
 -- name: delete_log_rows
@@ -201,14 +202,16 @@ DELETE FROM rmq_txn_log WHERE txn_id IN %s AND state <> 0
 -- name: count_old_log_rows
 -- As read_old_log_rows, for a dry run.
 SELECT COUNT(*) FROM rmq_txn_log AS log WHERE txn_id < %s AND state <> 0
-AND NOT EXISTS (SELECT 1 FROM rmq_txn_outbox AS outbox WHERE outbox.txn_id = log.txn_id)
+AND (SELECT 1 FROM rmq_txn_outbox AS outbox WHERE outbox.txn_id = log.txn_id LIMIT 1) IS NULL
 
 -- name: read_old_inbox_rows
--- From the index by_age. The row of a parked message stays: it is what skips its deliveries.
+-- From the index by_age. The row of a parked message stays: it is what skips its deliveries. With LIMIT
+-- as in read_old_log_rows.
 SELECT dedup_key FROM rmq_txn_inbox AS inbox
 WHERE consumer_group = %s AND handled_at < FROM_UNIXTIME(%s)
-AND NOT EXISTS (SELECT 1 FROM rmq_txn_parked AS parked
-    WHERE parked.consumer_group = inbox.consumer_group AND parked.dedup_key = inbox.dedup_key AND parked.state > 0)
+AND (SELECT 1 FROM rmq_txn_parked AS parked
+    WHERE parked.consumer_group = inbox.consumer_group AND parked.dedup_key = inbox.dedup_key AND parked.state > 0
+    LIMIT 1) IS NULL
 ORDER BY handled_at LIMIT %s
 
 -- name: delete_inbox_rows
@@ -221,8 +224,9 @@ WHERE consumer_group = %s AND dedup_key IN %s AND UNIX_TIMESTAMP(handled_at) < %
 -- As read_old_inbox_rows, for a dry run.
 SELECT COUNT(*) FROM rmq_txn_inbox AS inbox
 WHERE consumer_group = %s AND handled_at < FROM_UNIXTIME(%s)
-AND NOT EXISTS (SELECT 1 FROM rmq_txn_parked AS parked
-    WHERE parked.consumer_group = inbox.consumer_group AND parked.dedup_key = inbox.dedup_key AND parked.state > 0)
+AND (SELECT 1 FROM rmq_txn_parked AS parked
+    WHERE parked.consumer_group = inbox.consumer_group AND parked.dedup_key = inbox.dedup_key AND parked.state > 0
+    LIMIT 1) IS NULL
 
 -- name: list_inbox_groups
 -- One step of the primary key a group, not a walk over the table: asked with the group before.

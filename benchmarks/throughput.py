@@ -12,50 +12,24 @@ what bounds many threads.
 from __future__ import annotations
 
 import argparse
-import itertools
 import queue
-import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import by_hand, memory
+from benchmarks import by_hand, many_rows, memory
+from benchmarks.turns import Contestant, Turn, alternate, drain, form_a, handle, produce, ratio, show
 from devstack import LocalStack, StackError, StackSettings
 from devstack.settings import CHECKOUT
-from rmq_txn import (
-    Database,
-    Delivery,
-    IdempotentConsumer,
-    Message,
-    RocketMQ,
-    Transaction,
-    TransactionProducer,
-    schema,
-)
+from rmq_txn import Database, IdempotentConsumer, Message, RocketMQ, TransactionProducer, schema
 
-Contestant = Callable[[int], object]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one contestant did in one round."""
-
-    rate: float
-    """A second."""
-    cpu: float
-    """Milliseconds of processor time each, in this process."""
-
-
-Turns = dict[str, list[Turn]]
 DEFAULT_FOLDER = CHECKOUT / ".devstack" / "bench"
 MEMORY_MESSAGES = 20_000
-_PATIENCE_SECONDS = 60.0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--messages", type=int, default=400, help="a consumer's turn in a round (default: %(default)s)"
     )
     parser.add_argument(
-        "--only", choices=["producing", "consuming", "memory"], help="one of the parts (default: all)"
+        "--only",
+        choices=["producing", "consuming", "memory", "rows", "pruning"],
+        help="one of the parts (default: the first three); rows: beside a database with --rows old rows; "
+        "pruning: of so many, beside deliveries",
+    )
+    parser.add_argument(
+        "--rows", type=int, default=1_000_000, help="old rows of each table (default: %(default)s)"
     )
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
     return parser
@@ -87,15 +67,20 @@ def main(arguments: Sequence[str]) -> int:
                 consuming(stack, url, resources, options.rounds, options.messages)
             if options.only in (None, "memory"):
                 memory.measure(stack, url, resources, MEMORY_MESSAGES)
+            if options.only == "rows":
+                urls = {"empty": url, "full": prepare(stack, "bench_full")}
+                many_rows.beside_none(stack, urls, resources, options.rows, options.rounds)
+            if options.only == "pruning":
+                many_rows.prune_beside_deliveries(stack, url, resources, options.rows)
     except StackError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def prepare(stack: LocalStack) -> str:
+def prepare(stack: LocalStack, name: str = "bench") -> str:
     """Make a database with our tables and 1000 rows to update; return its URL."""
-    url = stack.database_url("bench")
+    url = stack.database_url(name)
     database = Database.mysql(url)
     schema.apply(database)
     schema.run_script(
@@ -120,18 +105,13 @@ def producing(stack: LocalStack, url: str, resources: ExitStack, rounds: int, se
     )
     floor = by_hand.Producer(stack.name_server, url, topic)
 
-    def form_a(number: int) -> None:
-        with producer.transaction() as txn:
-            txn.execute(by_hand.WORK, (number % 1000,))
-            txn.publish(topic, {"n": number})
-
     def form_b(number: int) -> None:
         producer.send_in_transaction(
             Message(topic, {"n": number}), lambda txn: txn.execute(by_hand.WORK, (number % 1000,))
         )
 
     contestants: dict[str, Contestant] = {
-        "form A": form_a,
+        "form A": partial(form_a, producer, topic),
         "same statements as A": floor.same_form_a,
         "form B": form_b,
         "same statements as B": floor.same_form_b,
@@ -149,27 +129,6 @@ def producing(stack: LocalStack, url: str, resources: ExitStack, rounds: int, se
         for form in "AB":
             ratio(seen, f"form {form}", f"same statements as {form}")
             ratio(seen, f"form {form}", "naive")
-
-
-def produce(pool: ThreadPoolExecutor, threads: int, work: Contestant, seconds: float) -> Turn:
-    """Run `work` on some threads for a while; each works on rows of its own."""
-    stop, together = threading.Event(), threading.Barrier(threads + 1)
-
-    def run(thread: int) -> int:
-        together.wait()
-        for done in itertools.count():
-            if stop.is_set():
-                return done
-            work(thread + done * threads)
-        raise AssertionError("count() does not end")
-
-    running = [pool.submit(run, thread) for thread in range(threads)]
-    together.wait()
-    began, cpu = time.perf_counter(), time.process_time()
-    stop.wait(seconds)
-    stop.set()
-    done = sum(future.result() for future in running)
-    return Turn(done / (time.perf_counter() - began), (time.process_time() - cpu) * 1000 / done)
 
 
 def consuming(stack: LocalStack, url: str, resources: ExitStack, rounds: int, messages: int) -> None:
@@ -201,71 +160,6 @@ def consuming(stack: LocalStack, url: str, resources: ExitStack, rounds: int, me
     show("deliveries, 4 threads", seen)
     ratio(seen, "sdk", "same statements")
     ratio(seen, "sdk", "naive")
-
-
-def handle(
-    gate: threading.Event, handled: queue.SimpleQueue[int], txn: Transaction, delivery: Delivery
-) -> None:
-    """Do the work of the floors in a handler."""
-    number = delivery.json()["n"]
-    gate.wait()
-    txn.execute(by_hand.WORK, (number % 1000,))
-    handled.put(number)
-
-
-def drain(
-    supplier: TransactionProducer,
-    topic: str,
-    gate: threading.Event,
-    handled: queue.SimpleQueue[int],
-    messages: int,
-) -> Turn:
-    """Publish while handlers wait at the gate, then open it until all are handled."""
-    gate.clear()
-    for start in range(0, messages, 20):
-        batch = [Message(topic, {"n": n}) for n in range(start, min(start + 20, messages))]
-        supplier.send_in_transaction(batch, lambda _txn: None)
-    began, cpu = time.perf_counter(), time.process_time()
-    gate.set()
-    for _ in range(messages):
-        handled.get(timeout=_PATIENCE_SECONDS)
-    return Turn(messages / (time.perf_counter() - began), (time.process_time() - cpu) * 1000 / messages)
-
-
-def alternate(turns: dict[str, Callable[[], Turn]], rounds: int) -> Turns:
-    """Let all take their turn in each round, each round begun by another; drop a first, warm one."""
-    names = list(turns)
-    seen: Turns = {name: [] for name in names}
-    for number in range(rounds + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            turn = turns[name]()
-            if number:
-                seen[name].append(turn)
-    return seen
-
-
-def quartiles(values: Sequence[float], digits: int) -> str:
-    """Return the median, and between which values half of them lie."""
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def show(title: str, seen: Turns) -> None:
-    """Print what each contestant did."""
-    print(f"\n{title}; median of {len(next(iter(seen.values())))} rounds (half of them between)")
-    for name, turns in seen.items():
-        rate = quartiles([turn.rate for turn in turns], 0)
-        cpu = quartiles([turn.cpu for turn in turns], 2)
-        print(f"  {name:21} {rate:24} a second, {cpu:22} ms of processor time")
-
-
-def ratio(seen: Turns, ours: str, floor: str) -> None:
-    """Print how we compare to a floor in the same round: speed by the clock, and by processor time."""
-    pairs = list(zip(seen[ours], seen[floor], strict=True))
-    clock = quartiles([mine.rate / theirs.rate for mine, theirs in pairs], 2)
-    cpu = quartiles([theirs.cpu / mine.cpu for mine, theirs in pairs], 2)
-    print(f"  {ours} / {floor}: {clock} by the clock, {cpu} by processor time", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,15 @@ HALF_TOPIC: Final = "RMQ_SYS_TRANS_HALF_TOPIC"
 OP_TOPIC: Final = "RMQ_SYS_TRANS_OP_HALF_TOPIC"
 GIVEN_UP_TOPIC: Final = "TRANS_CHECK_MAX_TIME_TOPIC"
 _ASKING_GROUP: Final = "CID_RMQ_SYS_TRANS"
+_READING_GROUP: Final = "TOOLS_CONSUMER"
+"""Each broker has it, for its own tools: nothing is made by a pull, and no service's figures change."""
 _QUEUE: Final = 0
 """The only one of the topics of half messages."""
 
 MOST_READ: Final = 4096
 """How many half messages of a broker are read in search of a transaction whose message ids nobody knows."""
+_MOST_FOUND: Final = 64
+"""How many half messages may carry the id of one transaction: twice the most that is ours."""
 _MOST_NOTES: Final = 2048
 _MOST_GROUPS: Final = 50
 _BEFORE_SECONDS: Final = 2.0
@@ -100,10 +104,9 @@ def look_up(
     _ask_each(brokers, gaps, lambda broker: _find_by_ids(broker, txn_id, message_ids))
     if not any(broker.copies for broker in brokers):
         _ask_each(brokers, gaps, lambda broker: _search(broker, txn_id, gaps))
-    copies = [copy for broker in brokers for copy in broker.copies]
-    ids = {*message_ids, *(copy.message_id for copy in copies)}
-    names = {*topics, *(_topic(copy) for copy in copies)}
-    _ask_each(brokers, gaps, lambda broker: _find_published(broker, txn_id, ids, names))
+    places = {(message_id, topic) for message_id in message_ids for topic in topics}
+    places |= {(copy.message_id, _topic(copy)) for broker in brokers for copy in broker.copies}
+    _ask_each(brokers, gaps, lambda broker: _find_published(broker, txn_id, places))
     published = tuple(message for broker in brokers for message in broker.published)
     halves = tuple(half for broker in brokers for half in _half_messages(broker))
     return BrokerFacts(halves, published, tuple(dict.fromkeys(gaps)))
@@ -150,11 +153,12 @@ def _search(broker: _Broker, txn_id: str, gaps: list[str]) -> None:
     client, began = broker.client, made_at(txn_id)
     first = client.min_offset(HALF_TOPIC, _QUEUE)
     at = client.offset_at(HALF_TOPIC, _QUEUE, max(0, int((began - _BEFORE_SECONDS) * 1000)))
+    pruned = first > 0
     read, age = 0, 0.0
     found: list[StoredMessage] = []
     for read, message in enumerate(_read(client, HALF_TOPIC, max(at, first), MOST_READ), 1):
         age = message.stored_milliseconds / 1000 - began
-        if read == 1 and first > 0 and age > 0:
+        if read == 1 and pruned and message.offset == first and age > 0:
             gaps.append(
                 f"broker {broker.name} has no half messages of that time any more, if it had any: the "
                 f"oldest is {age:.0f} s younger than the transaction"
@@ -162,6 +166,13 @@ def _search(broker: _Broker, txn_id: str, gaps: list[str]) -> None:
         if age > _AFTER_SECONDS:
             break
         found += _of(txn_id, [message])
+        if len(found) == _MOST_FOUND:
+            gaps.append(
+                f"broker {broker.name} has {_MOST_FOUND} half messages with its id, more are not read"
+            )
+            break
+    if read == 0 and pruned and at <= first:
+        gaps.append(f"broker {broker.name} has no half messages any more, of any time")
     if read >= MOST_READ and age <= _AFTER_SECONDS and not found:
         gaps.append(
             f"broker {broker.name} was searched for half messages up to {age:.0f} s after the transaction "
@@ -180,21 +191,20 @@ def _search(broker: _Broker, txn_id: str, gaps: list[str]) -> None:
         )
 
 
-def _find_published(broker: _Broker, txn_id: str, ids: Collection[str], topics: Collection[str]) -> None:
-    """Find what consumers see, who of them has read it, and what the broker dropped."""
+def _find_published(broker: _Broker, txn_id: str, places: Collection[tuple[str, str]]) -> None:
+    """Find by id and topic what consumers see, who of them has read it, and what the broker dropped."""
     client = broker.client
-    for message_id in sorted(ids):
+    for message_id in sorted({message_id for message_id, _topic in places}):
         if _of(txn_id, client.messages_with_id(GIVEN_UP_TOPIC, message_id)):
             broker.given_up.add(message_id)
-    for topic in sorted(topics):
-        found = [
-            message
-            for message_id in sorted(ids)
-            for message in _of(txn_id, client.messages_with_id(topic, message_id))
-        ]
-        groups = client.groups_of(topic)[:_MOST_GROUPS] if found else ()
-        for message in sorted(found, key=lambda message: message.commit_log_offset):
-            offsets = {group: client.consumer_offset(group, topic, message.queue) or 0 for group in groups}
+    groups: dict[str, tuple[str, ...]] = {}
+    for message_id, topic in sorted(places):
+        for message in _of(txn_id, client.messages_with_id(topic, message_id)):
+            if topic not in groups:
+                groups[topic] = client.groups_of(topic)[:_MOST_GROUPS]
+            offsets = {
+                group: client.consumer_offset(group, topic, message.queue) or 0 for group in groups[topic]
+            }
             broker.published.append(_published(broker.name, message, offsets))
 
 
@@ -254,7 +264,7 @@ def _fate(broker: _Broker, message_id: str, copies: Sequence[StoredMessage]) -> 
 def _read(client: RemotingClient, topic: str, offset: int, most: int) -> Iterator[StoredMessage]:
     """Read a topic from an offset on to its end, or `most` messages of it."""
     while most > 0:
-        found = client.pull(_ASKING_GROUP, topic, _QUEUE, offset)[:most]
+        found = client.pull(_READING_GROUP, topic, _QUEUE, offset)[:most]
         if not found:
             return
         yield from found

@@ -26,6 +26,8 @@ from rmq_txn.cli import exit_codes
 from rmq_txn.identity import new_txn_id
 from rmq_txn.producer import txlog
 from rmq_txn.producer.txlog import LogState
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.half_messages import HALF_TOPIC
 from rmq_txn.verdict import Verdict
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
@@ -168,6 +170,8 @@ def test_what_brokers_know_is_told_with_what_rows_say(desk: Desk, asked: Asked) 
     code, outcome, text = asked(lost)
     assert (code, outcome) == (exit_codes.FAILED, "foreign")
     assert f"owned by d-{desk.topic}@" in text
+    broker = RemotingClient(desk.stack.broker_address)
+    assert broker.consumer_offset("TOOLS_CONSUMER", HALF_TOPIC, 0) is None  # its reading left nothing
 
 
 def test_what_is_no_transaction_id_is_refused(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -241,6 +241,18 @@ def test_what_the_broker_no_longer_keeps_is_a_gap(look: Look) -> None:
     later = Stored(HALF_TOPIC, offset=70, txn_id="f" * 32, seconds=3600.0)
     (gap,) = look(b1=Broker([later], first=70)).gaps
     assert "no half messages of that time any more, if it had any: the oldest is 3600 s younger" in gap
+    (gap,) = look(b1=Broker(first=70)).gaps
+    assert gap == "broker b1 has no half messages any more, of any time"
+    old = Stored(HALF_TOPIC, offset=70, txn_id="f" * 32, seconds=-3600.0)
+    assert look(b1=Broker([old, replace(later, offset=71)], first=70)).gaps == ()
+
+
+def test_a_crowd_that_carries_one_id_is_not_read_to_its_end(look: Look) -> None:
+    """Who may send to a topic may send a thousand."""
+    crowd = [Stored(HALF_TOPIC, offset=n, message_id=f"ID-{n}") for n in range(200)]
+    facts = look(b1=Broker(crowd))
+    assert len(facts.half_messages) == 64
+    assert facts.gaps == ("broker b1 has 64 half messages with its id, more are not read",)
 
 
 def test_a_broker_without_an_index_is_a_gap(look: Look) -> None:

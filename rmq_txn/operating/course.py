@@ -98,7 +98,11 @@ class _Message:
         """Say what follows when a broker dropped what was committed."""
         if self._copied:
             self._next("its copy is in the outbox, a relay publishes it")
-        elif not self._noted:
+        elif self._noted:
+            return
+        elif self._gaps:
+            self._for_a_person("a broker that did not answer may have it: ask again when it does")
+        else:
             self._for_a_person(
                 "it was committed, and neither a broker nor the outbox has it: ask again in a minute, an "
                 "index may lag; then do for its consumers by hand what it would have done"

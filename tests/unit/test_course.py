@@ -198,3 +198,20 @@ def test_a_forged_half_message_is_named_and_changes_nothing() -> None:
     assert not explanation.needs_a_person
     assert "was not signed by it" in " ".join(explanation.known)
     assert told(replace(NOWHERE, forged=(OPEN,))).outcome is Outcome.NO_EVIDENCE
+
+
+def test_each_message_of_a_transaction_has_its_own_course() -> None:
+    """Ten are done, the second is not: its key is no beginning of the tenth's."""
+    ids = tuple(f"ID-{n}" for n in range(11))
+    facts = replace(COMMITTED, message_ids=ids, delivered=(replace(DONE, key=f"{NOWHERE.txn_id}.10/t/x"),))
+    waiting = replace(SEEN, message_id="ID-1", position=1, waiting=(("points", 0),), read_by=())
+    done = replace(waiting, message_id="ID-10", position=10, waiting=(), read_by=("points",))
+    lost = replace(GIVEN_UP, message_id="ID-2", position=2)
+    explanation = told(replace(facts, brokers=BrokerFacts((lost,), (waiting, done), ("broker b2: away",))))
+    known, then = " | ".join(explanation.known), " | ".join(explanation.next)
+    assert "message 1: group points has not read it" in known
+    assert "message 10: group" not in known
+    assert "message 2: a broker that did not answer may have it" in then
+    assert "neither a broker" not in then
+    assert "message 3:" not in known + then
+    assert explanation.needs_a_person

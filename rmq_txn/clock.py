@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 
+_STEP_SECONDS = 5.0
 SKEW_LIMIT_SECONDS = 60.0
 """From here on health speaks of it; log lines and times of birth are wrong by as much."""
 
@@ -28,6 +29,10 @@ class DatabaseClock:
 
     Args:
         now, wall: the clocks of this machine.
+
+    Attributes:
+        steps: how often it was found set, by more than 5 s, since it was first asked: as by a person, or
+            by a failover to a machine with another time.
     """
 
     def __init__(
@@ -36,9 +41,14 @@ class DatabaseClock:
         self._now = now
         self._wall = wall
         self._reading = now(), wall()  # one value: it is read by other threads
+        self._asked = False
+        self.steps = 0
 
     def set(self, unix_seconds: float) -> None:
         """Take note of what the database's clock says now."""
+        if self._asked and abs(unix_seconds - self.now()) > _STEP_SECONDS:
+            self.steps += 1
+        self._asked = True
         self._reading = self._now(), unix_seconds
 
     def now(self) -> float:

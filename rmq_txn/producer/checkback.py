@@ -83,6 +83,11 @@ class Oracle:
         self._unstamped_until = unstamped_until
         self._said: dict[str, float] = {}
 
+    @property
+    def longest_seconds(self) -> float:
+        """A transaction that holds its log row for longer is not believed to run still: that disturbs."""
+        return self._database.local_timeout_seconds + _STILL_RUNNING_MARGIN_SECONDS
+
     def new_txn_id(self) -> str:
         """Make a transaction id that carries the time by which its age will be judged."""
         return new_txn_id(self._clock.now())
@@ -147,8 +152,7 @@ class Oracle:
         try:
             verdict = self._verdict(txn_id, position, check.message_id)
         except (pymysql.MySQLError, DatabaseUnavailableError) as error:
-            longest = self._database.local_timeout_seconds + _STILL_RUNNING_MARGIN_SECONDS
-            if error_code(error) in LOCK_ERRORS and age <= longest:
+            if error_code(error) in LOCK_ERRORS and age <= self.longest_seconds:
                 log.info("check-back: the local transaction is still running")
             else:
                 log.warning("check-back could not be decided", error=str(error), age_seconds=int(age))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 from rmq_txn.database import Database
 from rmq_txn.database.session import Session
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import InvalidMessageError
+from rmq_txn.identity import PROPERTY_OWNER
 from rmq_txn.message import Outbound
 
 ALARM_AFTER_BUDGET_SECONDS = 240.0
@@ -34,8 +35,18 @@ class OutboxRow:
     topic: str
     key: bytes | None
     tag: bytes | None
+    age_seconds: float
+    """Since it was written, by the database's clock."""
     properties: bytes
     body: bytes = field(repr=False)
+
+    @property
+    def owner(self) -> str | None:
+        """Who published it; None if the row is damaged."""
+        with suppress(ValueError, AttributeError):
+            owner = json.loads(self.properties).get(PROPERTY_OWNER)
+            return owner if isinstance(owner, str) else None
+        return None
 
     def outbound(self) -> Outbound:
         """
@@ -68,6 +79,8 @@ class OutboxCount:
     rows: int
     oldest_seconds: float
     topic: str = ""
+    newest: str = ""
+    """The highest transaction id; empty if there is none, or of one topic."""
 
 
 def insert(session: Session, messages: Sequence[Outbound], message_ids: Sequence[str]) -> None:
@@ -120,9 +133,14 @@ class Outbox:
                     message_id.decode("ascii", "replace"),
                     failures,
                     topic.decode("ascii", "replace"),
+                    key,
+                    tag,
+                    float(age),
                     *rest,
                 )
-                for txn_id, position, message_id, failures, topic, *rest in session.cursor.fetchall()
+                for txn_id, position, message_id, failures, topic, key, tag, age, *rest in (
+                    session.cursor.fetchall()
+                )
             ]
 
     def note(self, attempts: Sequence[Attempt]) -> None:
@@ -150,8 +168,8 @@ class Outbox:
         """Count all rows."""
         with self.session() as session:
             session.execute(STATEMENTS["count_outbox"])
-            ((rows, oldest),) = session.cursor.fetchall()
-            return OutboxCount(rows, float(oldest or 0))
+            ((rows, oldest, newest),) = session.cursor.fetchall()
+            return OutboxCount(rows, float(oldest or 0), newest=(newest or b"").decode("ascii", "replace"))
 
     def count_by_topic(self) -> list[OutboxCount]:
         """Count the rows of each topic; reads the whole table."""

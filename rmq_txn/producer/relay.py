@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rmq_txn.errors import RmqTxnError
@@ -41,6 +42,8 @@ class Relay:
             meanwhile may lose what it took, and then it is published once more.
         work_seconds: about how long one `work` lasts.
         closing: ends the work early.
+        is_settled: whether the broker surely has the message of a row, see `Witness`; then there is
+            nothing to publish.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Relay:
         settle_seconds: float,
         work_seconds: float,
         closing: threading.Event,
+        is_settled: Callable[[OutboxRow], bool],
     ) -> None:
         self._outbox = outbox
         self._client = client
@@ -63,6 +67,7 @@ class Relay:
         self._settle_seconds = settle_seconds
         self._work_seconds = work_seconds
         self._closing = closing
+        self._is_settled = is_settled
         self._published: deque[_Published] = deque()
         self._elected = False
 
@@ -83,7 +88,12 @@ class Relay:
             rows = self._outbox.overdue(self._overdue_seconds, _PAGE)
             if not rows:
                 return
-            self._publish(rows, deadline)
+            settled = [row for row in rows if self._is_settled(row)]
+            if settled:
+                self._outbox.delete_rows(settled)
+                log.info("copies deleted: the broker surely has these messages", rows=len(settled))
+            else:
+                self._publish(rows, deadline)
 
     def _done(self, deadline: float) -> bool:
         return self._closing.is_set() or self._undisturbed.now() >= deadline

@@ -19,10 +19,11 @@ from rmq_txn.database import Database
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
 from rmq_txn.logs import get_logger
 from rmq_txn.producer.checkback import Oracle
-from rmq_txn.producer.outbox import ALARM_AFTER_BUDGET_SECONDS, Outbox, OutboxCount
+from rmq_txn.producer.outbox import ALARM_AFTER_BUDGET_SECONDS, Outbox, OutboxCount, OutboxRow
 from rmq_txn.producer.presence import Presence
 from rmq_txn.producer.relay import Relay
 from rmq_txn.producer.undisturbed_time import SentVerdicts, UndisturbedTime
+from rmq_txn.producer.witness import Witness
 from rmq_txn.quantities import positive_number
 from rmq_txn.transport import ProducerTransport
 
@@ -141,6 +142,12 @@ class Upkeep:
             fresh_seconds=times.fresh_seconds,
             check_budget_seconds=check_budget_seconds,
         )
+        self._witness = Witness(
+            undisturbed,
+            clock,
+            check_budget_seconds=check_budget_seconds,
+            longest_seconds=oracle.longest_seconds,
+        )
         self._relay = Relay(
             self._outbox,
             client,
@@ -150,6 +157,7 @@ class Upkeep:
             settle_seconds=times.settle_seconds,
             work_seconds=times.round_seconds,
             closing=self._closing,
+            is_settled=self._is_settled,
         )
         self._count = OutboxCount(0, 0.0)
         self._in_trouble: dict[str, str] = {}
@@ -250,7 +258,14 @@ class Upkeep:
             for txn_ids in self._verdicts.settled():
                 self._outbox.delete_transactions(txn_ids)
             self._relay.work()
+            since = self._undisturbed.tick()
             self._count = self._outbox.count()
+            self._witness.look(since, self._count.newest)
+
+    def _is_settled(self, row: OutboxRow) -> bool:
+        """Of another group, or of a topic whose brokers were not asked, nothing is known here."""
+        ours = row.topic in self._topics and row.owner == self._oracle.owner.name
+        return ours and self._witness.saw(row.txn_id, row.age_seconds)
 
     def _ask_brokers(self) -> frozenset[str]:
         """

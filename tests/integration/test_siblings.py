@@ -20,6 +20,7 @@ import pytest
 from devstack import LocalStack, StackSettings
 from rmq_txn import Database, Delivery, IdempotentConsumer, RocketMQ, Transaction, TransactionProducer
 from rmq_txn.message import Outbound
+from rmq_txn.producer import checkback
 from rmq_txn.producer.upkeep import OutboxTimes
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.server import TOPIC_NOT_EXIST, RemotingError
@@ -414,6 +415,31 @@ def test_a_rolling_deployment_in_calm_disturbs_nobody(scene: Scene, caplog: pyte
         looks.wait(3)
         assert "not trusted" not in caplog.text
         assert owner.health().problems == ()
+
+
+def test_what_a_closed_producer_left_is_not_published_again_by_one_that_saw_it_all(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its verdict was lost, but the broker asked the other one, which was well all the time."""
+    monkeypatch.setattr(checkback, "_STILL_RUNNING_MARGIN_SECONDS", 1.0)
+    budget = 20.0  # a quarter of it must be longer than a transaction may take
+
+    def short() -> Database:
+        database = Database.mysql(scene.url, local_timeout_seconds=2)
+        scene.resources.callback(database.close)
+        return database
+
+    witness = scene.owner(database=short(), check_budget_seconds=budget)
+    Looks(scene, witness).wait(2)
+    leaving = scene.owner(
+        lambda _check: lambda _asked: Verdict.UNKNOWN, database=short(), check_budget_seconds=budget
+    )
+    scene.lose(leaving, "kept")
+    leaving.close()
+    until(lambda: scene.received == ["kept"], "the answer of the other producer", 60)
+    until(lambda: not rows(scene.url, "SELECT 1 FROM rmq_txn_outbox"), "an empty outbox", 120)
+    assert scene.republished == []
+    assert scene.received == ["kept"]
 
 
 class Looks:

@@ -43,6 +43,9 @@ class Protections:
     removal_waits_for_the_last_question: bool = True
     removal_only_when_undisturbed: bool = True
     removal_not_after_late_verdict: bool = True
+    lasting_lock_disturbs: bool = True
+    witness_saw_the_beginning: bool = True
+    witness_needs_short_transactions: bool = True
     unknown_from_an_error_disturbs: bool = True
     siblings_have_rows: bool = True
     siblings_tell_disturbances: bool = True
@@ -92,6 +95,9 @@ class State(NamedTuple):
     forged: str = ""
     """fenced: a half message of a stranger that names our owner has a row in our log."""
     late: bool = False
+    witness: str = "well"
+    """Another producer, which may remove the row as well: well since before it was there, and before the
+    broker asked more than `IN_TIME` times; or late: it runs, and is well, but began after that."""
     relay_waits: bool = False
     """The relay has SEND_OK and waits 60 s before it deletes the row."""
     database_was_away: bool = False
@@ -114,6 +120,8 @@ class Producing:
     faults: int = 2
     questions: int = 3
     """How often the broker asks before it drops a half message, 15 by default; more than `faults`."""
+    long_transactions: bool = False
+    """`local_timeout_seconds` is beyond a quarter of the check budget: a lock may last for many questions."""
 
     # Helpers of the actions.
 
@@ -371,7 +379,7 @@ class Producing:
                 )
                 continue
             verdict, then = self.decide(asked, k)
-            yield Step(f"check-back for id {k}: {verdict}", self.send_end(then, k, verdict))
+            yield Step(f"check-back for id {k}: {verdict}", self.send_end(self.noticed(then, k), k, verdict))
             yield from self.fault(asked, f"check-back for id {k}: the database is away, unknown")
             if then.log != s.log:
                 yield from self.fault(
@@ -387,6 +395,13 @@ class Producing:
                 self.send_end(asked, k, stranger),
                 f"check-back for id {k} reaches a service that shares the group by mistake: {stranger}",
             )
+
+    def noticed(self, s: State, k: int) -> State:
+        """A lock for longer than a transaction may take disturbs who is asked about it."""
+        locked = s.session in ("locked", "committing") and s.halves[k].asked > IN_TIME
+        if locked and self.on.lasting_lock_disturbs and not self.long_transactions:
+            return s._replace(undisturbed=False)
+        return s
 
     def send_end(self, s: State, k: int, verdict: str) -> State:
         half = s.halves[k]
@@ -443,6 +458,23 @@ class Producing:
                 undisturbed=False,
             )
 
+    @names("rmq_txn.producer.TransactionProducer.start")
+    def group_begins_anew(self, s: State) -> Steps:
+        """All of it is killed; the broker asks in vain, so or so often, until one producer runs again."""
+        asked = max(self.questions if half.place == "dropped" else half.asked for half in s.halves)
+        for vain in range(self.questions - asked + 1):
+            halves = tuple(h._replace(asked=h.asked + vain) if h.place == "pending" else h for h in s.halves)
+            yield from self.fault(
+                s,
+                f"all producers are killed, the broker asks {vain} times in vain, one producer begins",
+                halves=halves,
+                caller="dead",
+                undisturbed=True,  # what the new one knows
+                # What lies there already when it begins is not its: it knows nothing of before.
+                witness="late" if s.outbox or asked + vain > IN_TIME else "well",
+                relay_waits=False,
+            )
+
     def flush_and_deliver(self, s: State) -> Steps:
         if s.message == "stored":
             yield Step("broker: writes the message to disk", s._replace(message="on disk"))
@@ -466,6 +498,20 @@ class Producing:
         if self.on.removal_not_after_late_verdict and s.late:
             return
         yield Step("producer: removes its outbox row", s._replace(outbox=False))
+
+    @names("rmq_txn.producer.witness.Witness.saw")
+    def witness_removes_row(self, s: State) -> Steps:
+        """The relay, of what it would publish: whoever committed it, and whatever became of its verdict."""
+        if not s.outbox or s.refuses or not s.undisturbed or not self.trusts_siblings(s):
+            return
+        half = s.halves[s.winner]
+        if half.end or half.place == "pending" or s.message == "stored":
+            return
+        if self.on.witness_saw_the_beginning and s.witness == "late":
+            return
+        if self.on.witness_needs_short_transactions and self.long_transactions:
+            return
+        yield Step("another producer, which saw it all: removes the outbox row", s._replace(outbox=False))
 
     def relay(self, s: State) -> Steps:
         """Any process, at any time, several at once: the election is not in the model."""
@@ -499,8 +545,10 @@ class Producing:
             self.broker_forgets_an_end,
             self.broker_restarts,
             self.producers_away,
+            self.group_begins_anew,
             self.flush_and_deliver,
             self.owner_removes_row,
+            self.witness_removes_row,
             self.relay,
         ):
             yield from action(s)

@@ -48,3 +48,18 @@ def test_skew_is_positive_when_this_machine_is_ahead(machine: Machine, clock: Da
     assert clock.skew_seconds() == 8 * 86_400
     clock.set(machine.wall + 61)
     assert clock.skew_seconds() == -61
+
+
+def test_a_step_of_the_databases_clock_is_counted_and_drift_is_not(
+    machine: Machine, clock: DatabaseClock
+) -> None:
+    """The first answer is no step, however wrong this machine is."""
+    clock.set(1_600_000_000.0)
+    machine.boot += 10.0
+    clock.set(1_600_000_012.0)
+    assert clock.steps == 0
+    machine.boot += 10.0
+    clock.set(1_600_000_012.0)
+    machine.boot += 10.0
+    clock.set(1_600_000_032.0)
+    assert clock.steps == 2

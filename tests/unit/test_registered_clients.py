@@ -74,6 +74,7 @@ def unstarted_upkeep() -> Upkeep:
     """One whose thread does not run and whose client is asked nothing."""
     nobody: Any = None
     undisturbed = undisturbed_time(OutboxTimes())
+    oracle: Any = SimpleNamespace(longest_seconds=75.0)
     return Upkeep(
         FakeDatabase().as_database,
         "id",
@@ -84,7 +85,7 @@ def unstarted_upkeep() -> Upkeep:
         OutboxTimes(),
         undisturbed,
         SentVerdicts(undisturbed, 600.0),
-        nobody,
+        oracle,
         nobody,
     )
 

@@ -82,6 +82,7 @@ class Rig:
         )
         self.table, self.broker = Table(lambda: self.clock), Broker()
         self.closing = threading.Event()
+        self.settled: set[str] = set()
         self.relay = self.make()
 
     def make(self, *, work_seconds: float = 10.0) -> Relay:
@@ -96,11 +97,12 @@ class Rig:
             settle_seconds=SETTLE_SECONDS,
             work_seconds=work_seconds,
             closing=self.closing,
+            is_settled=lambda row: row.message_id in self.settled,
         )
 
     def copy(self, name: str, *, topic: str = "t", properties: bytes = b"{}", failures: int = 0) -> None:
         """Put a copy into the table that nobody deleted in time."""
-        row = OutboxRow(new_txn_id(), 0, name, failures, topic, None, None, properties, b"x")
+        row = OutboxRow(new_txn_id(), 0, name, failures, topic, None, None, 600.0, properties, b"x")
         self.table.rows.append(row)
 
     def left(self) -> list[str]:
@@ -274,3 +276,29 @@ def test_a_published_row_is_left_alone_by_another_relay_until_it_is_deleted(rig:
     rig.clock += SETTLE_SECONDS + 20.0
     other.work()
     assert rig.broker.got == ["m", "m"]
+
+
+def test_what_the_broker_surely_has_is_deleted_and_not_published_again(rig: Rig) -> None:
+    """More than a page of it, and the others are published all the same."""
+    for number in range(40):
+        rig.copy(f"M{number}")
+    rig.settled = {f"M{number}" for number in range(40) if number % 4}
+    rig.relay.work()
+    others = [f"M{number}" for number in range(0, 40, 4)]
+    assert rig.broker.got == others
+    assert rig.left() == others
+
+
+@pytest.mark.parametrize(
+    ("properties", "owner"),
+    [
+        (b'{"rmq_txn_owner": "g@d"}', "g@d"),
+        (b"{}", None),
+        (b'{"rmq_txn_owner": 7}', None),
+        (b"no json", None),
+        (b"[]", None),
+    ],
+)
+def test_a_row_names_who_published_it(properties: bytes, owner: str | None) -> None:
+    """What has no owner, or is damaged, is nobody's."""
+    assert OutboxRow(new_txn_id(), 0, "M", 0, "t", None, None, 0.0, properties, b"x").owner == owner

@@ -160,7 +160,8 @@ SELECT IF(IS_USED_LOCK(%s) <=> CONNECTION_ID(), 1, GET_LOCK(%s, 0))
 
 -- name: read_overdue_rows
 -- By one clock, the database's. A row that can't be published steps aside until its retry_at.
-SELECT txn_id, position, message_id, failures, topic, message_key, tag, properties, `body`
+SELECT txn_id, position, message_id, failures, topic, message_key, tag,
+TIMESTAMPDIFF(SECOND, created_at, NOW()), properties, `body`
 FROM rmq_txn_outbox
 WHERE created_at <= NOW() - INTERVAL %s SECOND AND (retry_at IS NULL OR retry_at <= NOW())
 ORDER BY created_at LIMIT %s
@@ -180,7 +181,7 @@ DELETE FROM rmq_txn_outbox WHERE txn_id IN %s
 
 -- name: count_outbox
 -- From the index by_age alone, bodies are not read.
-SELECT COUNT(*), TIMESTAMPDIFF(SECOND, MIN(created_at), NOW()) FROM rmq_txn_outbox
+SELECT COUNT(*), TIMESTAMPDIFF(SECOND, MIN(created_at), NOW()), MAX(txn_id) FROM rmq_txn_outbox
 
 -- name: count_outbox_by_topic
 -- For people who look.

@@ -28,6 +28,7 @@ from rmq_txn.cli import (
     parked,
     prune,
     schema,
+    status,
 )
 from rmq_txn.errors import RmqTxnError
 from rmq_txn.logs import one_line, redact
@@ -68,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     dlq.add_parser(commands)
     outbox.add_parser(commands)
     prune.add_parser(commands)
+    status.add_parser(commands)
     doctor.add_parser(commands)
     explain.add_parser(commands)
     completion.add_parser(commands, parser)

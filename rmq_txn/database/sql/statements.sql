@@ -246,6 +246,25 @@ SELECT COUNT(*) FROM rmq_txn_inbox WHERE consumer_group = %s AND handled_at >= F
 SELECT table_name, table_rows, data_length + index_length FROM information_schema.tables
 WHERE table_schema = DATABASE() AND table_name IN ('rmq_txn_log', 'rmq_txn_inbox')
 
+-- name: count_newest_log_rows
+-- For `rmq-txn status`: the right edge of the primary key, so that it costs the same in any table.
+SELECT state, COUNT(*), MIN(txn_id)
+FROM (SELECT txn_id, state FROM rmq_txn_log ORDER BY txn_id DESC LIMIT %s) AS newest GROUP BY state
+
+-- name: list_parked_groups
+-- Those with failing or parked messages, which are few.
+SELECT DISTINCT consumer_group FROM rmq_txn_parked
+
+-- name: list_newest_inbox_keys
+-- Whose topics a group handles: the keys of messages of ours name it.
+SELECT dedup_key FROM rmq_txn_inbox WHERE consumer_group = %s ORDER BY handled_at DESC LIMIT %s
+
+-- name: count_producers
+-- By group: who runs, who said good-bye, who is silent, and for how long at least.
+SELECT producer_group, SUM(closing = 0 AND seen_at >= NOW(3) - INTERVAL %s SECOND), SUM(closing = 1),
+SUM(closing = 0 AND seen_at < NOW(3) - INTERVAL %s SECOND)
+FROM rmq_txn_producers GROUP BY producer_group
+
 -- name: read_server_settings
 -- For `rmq-txn doctor`: SELECT @@name would fail for a name that only one brand has.
 SHOW GLOBAL VARIABLES WHERE variable_name IN %s

@@ -33,7 +33,7 @@ from rmq_txn import (
     TransactionProducer,
 )
 from rmq_txn.database.sideline import Sideline
-from rmq_txn.pruning import PrunedInbox, PrunedLog, Pruning, cutoff
+from rmq_txn.pruning import Pruned, PrunedInbox, PrunedLog, Pruning, cutoff
 
 _DAY_SECONDS = 86_400
 _CHUNK_ROWS = 100_000
@@ -220,28 +220,24 @@ class Pruner:
             print(f"  pruned so far: {log} rows of the log, {inbox} of the inbox", flush=True)
 
 
-class CountedLog(PrunedLog):
-    """The log, which counts what is deleted."""
+class _Counted(Pruned):
+    """Counts what is deleted."""
 
     rows = 0
 
     def delete(self, sideline: Sideline, keys: Sequence[bytes], before: float) -> int:
         """Delete, and count."""
-        deleted = super().delete(sideline, keys, before)
+        deleted = super().delete(sideline, keys, before)  # type: ignore[safe-super]
         self.rows += deleted
         return deleted
 
 
-class CountedInbox(PrunedInbox):
-    """The inbox, likewise."""
+class CountedLog(_Counted, PrunedLog):
+    """The log."""
 
-    rows = 0
 
-    def delete(self, sideline: Sideline, keys: Sequence[bytes], before: float) -> int:
-        """Delete, and count."""
-        deleted = super().delete(sideline, keys, before)
-        self.rows += deleted
-        return deleted
+class CountedInbox(_Counted, PrunedInbox):
+    """The inbox of a group."""
 
 
 def prune_as_told(url: str, group: str) -> None:

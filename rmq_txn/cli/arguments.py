@@ -91,6 +91,17 @@ def cluster_if_named(arguments: argparse.Namespace) -> ClusterSettings | None:
     return ClusterSettings(name_server, access_key=keys[0] or None, secret_key=keys[1] or None)
 
 
+def add_check_budget(parser: argparse.ArgumentParser) -> None:
+    """Add `--check-budget-seconds`, by which copies in the outbox are judged."""
+    parser.add_argument(
+        "--check-budget-seconds",
+        type=positive_number,
+        default=600.0,
+        metavar="SECONDS",
+        help="as given to the producers (default: 600)",
+    )
+
+
 def positive_number(text: str) -> float:
     """Read a number above 0, for argparse."""
     value = float(text)

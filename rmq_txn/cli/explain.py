@@ -9,6 +9,7 @@ from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import (
     NAME_SERVER_VARIABLE,
     URL_VARIABLE,
+    add_check_budget,
     add_json,
     add_name_server,
     add_url,
@@ -57,9 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="DAYS",
         help="as the producers keep their log (7)",
     )
-    explain.add_argument(
-        "--check-budget-seconds", type=float, default=600.0, metavar="SECONDS", help="as theirs (600)"
-    )
+    add_check_budget(explain)
     add_json(explain)
     explain.set_defaults(run=_explain)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.arguments import URL_VARIABLE, add_json, add_url, opened
+from rmq_txn.cli.arguments import URL_VARIABLE, add_check_budget, add_json, add_url, opened
 from rmq_txn.cli.output import say, say_heading
-from rmq_txn.errors import RmqTxnError, SettingsError
+from rmq_txn.errors import RmqTxnError
 
 _STATUS_EPILOG = f"""\
 A row is normal for as long as the broker may still ask about its message, and some minutes more.
@@ -31,22 +31,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_url(status)
-    status.add_argument(
-        "--check-budget-seconds",
-        type=float,
-        default=600.0,
-        metavar="SECONDS",
-        help="as given to the producers (default: 600)",
-    )
+    add_check_budget(status)
     add_json(status)
     status.set_defaults(run=_status)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    if not arguments.check_budget_seconds > 0:
-        raise SettingsError(
-            f"--check-budget-seconds is {arguments.check_budget_seconds:g}, it must be more than 0"
-        )
     from rmq_txn import schema
     from rmq_txn.producer import outbox
 

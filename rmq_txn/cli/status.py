@@ -8,12 +8,12 @@ from rmq_txn.cli import exit_codes
 from rmq_txn.cli.arguments import (
     NAME_SERVER_VARIABLE,
     URL_VARIABLE,
+    add_check_budget,
     add_json,
     add_name_server,
     add_url,
     cluster_if_named,
     opened,
-    positive_number,
 )
 from rmq_txn.cli.output import say
 
@@ -40,13 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_url(status)
     add_name_server(status)
-    status.add_argument(
-        "--check-budget-seconds",
-        type=positive_number,
-        default=600.0,
-        metavar="SECONDS",
-        help="as given to the producers (default: 600)",
-    )
+    add_check_budget(status)
     add_json(status)
     status.set_defaults(run=_status)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pymysql
 import pytest
 
 from devstack import LocalStack
@@ -73,8 +72,8 @@ def test_status_tells_calm_from_what_needs_a_person(
     consumer.close()
     desk.publish("c")
     desk.producer.close()
-    with pymysql.connect(**parse_url(desk.url), autocommit=True) as connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE rmq_txn_outbox SET created_at = NOW() - INTERVAL 1 DAY")
+    with desk.database.transaction() as business:
+        business.execute("UPDATE rmq_txn_outbox SET created_at = NOW() - INTERVAL 1 DAY")
     broken = status(exit_codes.FAILED)
     assert [line["needs_a_person"] for line in broken["outbox"]] == [True]
     assert [line["needs_a_person"] for line in broken["producers"]] == [False, True]

@@ -397,31 +397,35 @@ def test_a_button_breaks_what_it_says_in_view(
 
 
 @pytest.mark.parametrize(
-    ("lane", "state", "words"),
+    ("lane", "state"),
     [
-        ("broker", "frozen", "❄ frozen"),
-        ("points_service", "frozen", "❄ frozen"),
-        ("points_service", "away", "✗ away"),
-        ("account_service", "away", "✗ away"),
+        ("broker", "frozen"),
+        ("points_service", "frozen"),
+        ("points_service", "away"),
+        ("account_service", "away"),
     ],
 )
 def test_what_is_away_or_frozen_is_marked_and_only_that(
-    page: Any, kept: Demo, picture: Picture, lane: str, state: str, words: str
+    page: Any, kept: Demo, picture: Picture, lane: str, state: str
 ) -> None:
     """A real process, stopped or killed; the mark goes when it serves again."""
     servers = {"account_service": kept.account, "broker": kept.stack.broker, "points_service": kept.points}
     server = servers[lane]
     strike, heal = (server.pause, server.resume) if state == "frozen" else (server.kill, lambda: None)
+    marked = ",".join({**dict.fromkeys(servers, "here"), lane: state}.values())
     expect(page.locator("[data-lane][data-state=here]")).to_have_count(3)
     page.evaluate(WATCH_VIEW)
     strike()
     try:
-        expect(page.locator(f"[data-lane={lane}] [data-away]")).to_have_text(words)
+        if state == "frozen":
+            expect(page.locator(f"[data-lane={lane}] [data-away]")).to_have_text("❄ frozen")
+        else:  # for moments only: the supervisor starts it again
+            until(lambda: marked in marks(page), f"{lane} marked as {state}", DELIVERY_SECONDS)
         picture(page, f"{lane}-{state}")
     finally:
         heal()
     expect(page.locator("[data-lane][data-state=here]")).to_have_count(3)
-    assert marks(page) == {",".join({**dict.fromkeys(servers, "here"), lane: state}.values())}
+    assert marks(page) == {marked}
 
 
 @pytest.mark.long
@@ -551,6 +555,8 @@ def test_axe_finds_nothing_in_any_state(page: Any, scheme: str, size: dict[str, 
             drawLanes(states, { killed: false });
         }"""
     )
+    for lane, words in (("account_service", "✗ away"), ("broker", "❄ frozen"), ("points_service", "✗ away")):
+        expect(page.locator(f"[data-lane={lane}] [data-away]")).to_have_text(words)
     assert violations() == []
 
 

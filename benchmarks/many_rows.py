@@ -91,18 +91,20 @@ def beside_none(
     deliveries: dict[str, Callable[[], turns.Turn]] = {}
     for name, url in urls.items():
         topic = f"rows{time.time_ns()}"
+        unread = f"{topic}-unread"  # of the transactions, so that deliveries are those of their own turn
         stack.create_topic(topic)
+        stack.create_topic(unread)
         database = Database.mysql(url)
         if name == "full":
             fill(database, f"c-{topic}", rows, oldest_days=6.9, newest_days=0)
         producer = resources.enter_context(
-            TransactionProducer(group=f"g-{topic}", broker=broker, database=database, topics=[topic])
+            TransactionProducer(group=f"g-{topic}", broker=broker, database=database, topics=[topic, unread])
         )
         gate, handled = threading.Event(), queue.SimpleQueue[int]()
         consumer = IdempotentConsumer(group=f"c-{topic}", broker=broker, database=database, threads=4)
         consumer.handles(topic)(partial(turns.handle, gate, handled))
         resources.enter_context(consumer)
-        transactions[name] = partial(turns.form_a, producer, topic)
+        transactions[name] = partial(turns.form_a, producer, unread)
         deliveries[name] = partial(turns.drain, producer, topic, gate, handled, 400)
     for threads in (1, 8):
         with ThreadPoolExecutor(threads) as pool:

@@ -18,7 +18,7 @@ from rmq_txn.message import MAX_BODY_BYTES
 
 log = get_logger("schema")
 
-VERSION = 3
+VERSION = 4
 # The largest message, sent as hex digits, with its properties.
 PACKET_BYTES = 2 * MAX_BODY_BYTES + 1024 * 1024
 _NO_SUCH_TABLE = 1146

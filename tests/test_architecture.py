@@ -24,6 +24,7 @@ TIERS: dict[str, int] = {
     "rmq_txn.database": 2,  # a transport knows no database
     "rmq_txn.schema": 3,
     "rmq_txn.aio": 3,
+    "rmq_txn.audit": 3,
     "rmq_txn.pruning": 3,
     "rmq_txn.producer": 4,
     "rmq_txn.consumer": 4,  # a service may have only one of them
@@ -69,6 +70,7 @@ WRAPPED = {
 DRIVER_ERRORS_ONLY = {
     "rmq_txn.schema",
     "rmq_txn.operating.database_checks",
+    "rmq_txn.operating.resolution",
     "rmq_txn.producer.checkback",
 }
 

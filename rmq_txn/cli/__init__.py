@@ -15,6 +15,7 @@ import sys
 from typing import NoReturn
 
 from rmq_txn.cli import (
+    audit,
     completion,
     consume,
     dlq,
@@ -27,6 +28,8 @@ from rmq_txn.cli import (
     output,
     parked,
     prune,
+    recover,
+    resolve,
     schema,
     status,
 )
@@ -72,6 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     status.add_parser(commands)
     doctor.add_parser(commands)
     explain.add_parser(commands)
+    resolve.add_parser(commands)
+    recover.add_parser(commands)
+    audit.add_parser(commands)
     completion.add_parser(commands, parser)
     return parser
 

@@ -102,6 +102,24 @@ def add_check_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_retention(parser: argparse.ArgumentParser) -> None:
+    """Add `--retention-days`, by which the absence of a log row is judged."""
+    parser.add_argument(
+        "--retention-days",
+        type=positive_number,
+        default=7.0,
+        metavar="DAYS",
+        help="as the producers keep their log (7)",
+    )
+
+
+def add_by(parser: argparse.ArgumentParser) -> None:
+    """Add `--by`, for commands that are noted in the audit."""
+    parser.add_argument(
+        "--by", metavar="NAME", help="who does it, for `rmq-txn audit` (default: user@host of this process)"
+    )
+
+
 def positive_number(text: str) -> float:
     """Read a number above 0, for argparse."""
     value = float(text)

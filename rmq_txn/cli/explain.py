@@ -12,6 +12,7 @@ from rmq_txn.cli.arguments import (
     add_check_budget,
     add_json,
     add_name_server,
+    add_retention,
     add_url,
     cluster_if_named,
     opened,
@@ -51,13 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="URL",
         help="another database with an inbox; may be given several times",
     )
-    explain.add_argument(
-        "--retention-days",
-        type=float,
-        default=7.0,
-        metavar="DAYS",
-        help="as the producers keep their log (7)",
-    )
+    add_retention(explain)
     add_check_budget(explain)
     add_json(explain)
     explain.set_defaults(run=_explain)

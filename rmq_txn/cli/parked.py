@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rmq_txn.cli import exit_codes
-from rmq_txn.cli.arguments import add_json, add_url, opened, positive_integer, positive_number
+from rmq_txn.cli.arguments import add_by, add_json, add_url, opened, positive_integer, positive_number
 from rmq_txn.cli.output import say, say_record
 from rmq_txn.cli.target import METAVAR, load_consumer
 from rmq_txn.errors import DatabaseUnavailableError, InvalidMessageError, RmqTxnError
@@ -18,6 +18,7 @@ from rmq_txn.logs import describe, one_line
 
 if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
+    from rmq_txn.consumer.parking import Failure
     from rmq_txn.database import Database
     from rmq_txn.database.transaction import Transaction
 
@@ -50,8 +51,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     drop = actions.add_parser(
         "drop",
         help="forget one message: it will never be handled",
-        description="Delete a parked message for good. Deliveries of it are skipped as before.",
+        description="Delete a parked message for good. Deliveries of it are skipped as before. Who did it "
+        "and why is kept: `rmq-txn audit`.",
     )
+    drop.add_argument("--reason", default="", metavar="TEXT", help="why, for the audit")
+    add_by(drop)
     for parser, run in ((show, _show), (drop, _drop)):
         add_url(parser)
         parser.add_argument("--group", required=True, help="its consumer group")
@@ -187,14 +191,34 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _drop(arguments: argparse.Namespace) -> int:
+    from rmq_txn import audit
     from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction() as txn:
-        dropped = parking.unpark(txn, arguments.group, _key(txn, arguments.group, arguments.key))
-    if not dropped:
-        raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
+        key = _key(txn, arguments.group, arguments.key)
+        found = parking.failures(txn, arguments.group, _MOST_REPLAYED)
+        if not parking.unpark(txn, arguments.group, key):
+            raise RmqTxnError(
+                f"no message of group {arguments.group!r} is parked under key {arguments.key!r}"
+            )
+        was = "; ".join(_shown(failure) for failure in found if failure.key == key)
+        audit.write(
+            txn,
+            audit.Action.DROPPED,
+            key,
+            group=arguments.group,
+            by=arguments.by or audit.operator(),
+            note=f"{arguments.reason or 'no reason given'}; it was {was}",
+        )
     say(f"dropped: {arguments.key}", "drop", key=arguments.key)
     return exit_codes.OK
+
+
+def _shown(failure: Failure) -> str:
+    return (
+        f"{failure.state.name.lower()} after {failure.attempts} failures, message {failure.message_id} of "
+        f"topic {failure.topic}: {failure.error}"
+    )
 
 
 def _key(txn: Transaction, group: str, shown: str) -> str:

@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
-from rmq_txn import schema
+from rmq_txn import audit, schema
+from rmq_txn.audit import Action
 from rmq_txn.consumer import inbox, parking
 from rmq_txn.consumer.aging import Aging
+from rmq_txn.consumer.claims import Claims
 from rmq_txn.consumer.health import HealthNotes
 from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.consumer.publisher import Publisher
@@ -40,7 +41,6 @@ from rmq_txn.errors import (
     Reject,
     TransactionLostError,
 )
-from rmq_txn.identity import made_at
 from rmq_txn.lifecycle import State
 from rmq_txn.logs import bind, describe, get_logger, unbind
 from rmq_txn.message import Delivery
@@ -52,21 +52,11 @@ log = get_logger("consumer")
 _TRIES_IN_PROCESS = 4
 _LONGEST_PAUSE_SECONDS = 5.0
 _LAST_REDELIVERY = 16  # the broker buries what is given back once more
-_OLD_PROCESSES_SECONDS = 86_400.0
-"""For how long after the upgrade of the tables processes of version 2 may still be about."""
 _TOO_LARGE = 1153
 
 
 class _DoneBefore(Exception):
     """Ends the transaction of a duplicate."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    """The inbox rows that stand for one message."""
-
-    key: str
-    former_key: str | None = None
 
 
 class Handling:
@@ -103,7 +93,7 @@ class Handling:
     ) -> None:
         self._group = group
         self._routes = routes
-        self._dedup_key = dedup_key
+        self._claims = Claims(dedup_key)
         self._database = database
         self._publisher = publisher
         self._transactions: Database | Publisher = publisher or database
@@ -113,12 +103,11 @@ class Handling:
         self.inside = contextvars.ContextVar("inside", default=False)
         self.health = HealthNotes()
         self.aging = Aging(database, self.health, retention_seconds)
-        self._upgraded_at: float | None = None  # messages from before it may have a row of version 2
 
     def prepare(self) -> Identity:
         """Check our tables and learn what handling needs of the database; errors as `schema.check`."""
         identity = schema.check(self._database)
-        self._upgraded_at = identity.upgraded_at
+        self._claims.upgraded_at = identity.upgraded_at
         return identity
 
     def deliver(self, delivery: Delivery) -> Answer:
@@ -153,7 +142,7 @@ class Handling:
 
     def _park(self, delivery: Delivery, state: ParkedState, reason: str) -> Answer:
         with self._database.transaction() as txn:
-            claim = self._claim_or_own(delivery)
+            claim = self._claims.of_failing(delivery)
             if inbox.claim(txn, self._group, claim.key, claim.former_key):
                 parking.park(txn, self._group, claim.key, state, delivery, reason)
         return Answer.ACK
@@ -184,7 +173,7 @@ class Handling:
 
     def _handle(self, delivery: Delivery, handler: Handler) -> Answer:
         began = time.monotonic()
-        claim = self._claim(delivery)
+        claim = self._claims.of(delivery)
         over_age = self.aging.is_over_age(delivery)
         try:
             with (
@@ -234,7 +223,7 @@ class Handling:
 
     def _count(self, delivery: Delivery, error: Exception) -> Answer:
         """Count a failure of our own after its rollback; park the message if it was the last one."""
-        claim = self._claim_or_own(delivery)
+        claim = self._claims.of_failing(delivery)
         key = claim.key
         attempts = 0
         state = None
@@ -295,7 +284,7 @@ class Handling:
 
     def park_buried(self, delivery: Delivery) -> str | None:
         """Park a message that the broker buried, return its key; None: it was handled or parked before."""
-        claim = self._claim_or_own(delivery)
+        claim = self._claims.of_failing(delivery)
         state = ParkedState.OVER_AGE if self.aging.is_over_age(delivery) else ParkedState.BURIED
         with self._database.transaction() as txn:
             fresh = inbox.claim(txn, self._group, claim.key, claim.former_key)
@@ -335,7 +324,9 @@ class Handling:
             raise
 
     def _replay(self, key: str, delivery: Delivery, handler: Handler) -> bool:
-        now = self._claim(delivery)  # another key if the user's function was mended, or version 2 parked it
+        now = self._claims.of(
+            delivery
+        )  # another key if the user's function was mended, or version 2 parked it
         held = key in (now.key, now.former_key)  # by the parked row that we replay
         with self._transactions.transaction(join=self._join and self._join()) as txn:
             fresh = inbox.claim(txn, self._group, now.key, None if held else now.former_key)
@@ -344,27 +335,10 @@ class Handling:
             handled_before = now.key != key and not fresh
             if not handled_before:
                 call(handler, "the handler", txn, delivery)
+            note = "was handled before under another key" if handled_before else ""
+            audit.write(txn, Action.REPLAYED, key, group=self._group, by=audit.operator(), note=note)
         log.info("a parked message was handled before" if handled_before else "replayed", key=now.key)
         return not handled_before
-
-    def _claim(self, delivery: Delivery) -> _Claim:
-        if self._dedup_key is None:
-            return self._own_claim(delivery)
-        return _Claim(inbox.check_key(call(self._dedup_key, "dedup_key", delivery)))
-
-    def _own_claim(self, delivery: Delivery) -> _Claim:
-        """Return our key, and that of version 2 while a process of it may have handled the message."""
-        if self._upgraded_at is None or delivery.txn_id is None:
-            return _Claim(delivery.dedup_key)
-        from_before = made_at(delivery.txn_id) < self._upgraded_at + _OLD_PROCESSES_SECONDS
-        return _Claim(delivery.dedup_key, delivery.former_dedup_key if from_before else None)
-
-    def _claim_or_own(self, delivery: Delivery) -> _Claim:
-        """Return a key for the failure of a message for which the user's function has none."""
-        try:
-            return self._claim(delivery)
-        except Exception:  # noqa: BLE001 - it is the failure that is being counted
-            return _Claim(delivery.dedup_key)
 
     def _may_pass(self, error: Exception) -> bool:
         """Whether the same may work in a moment: the database was away, a lock was held."""

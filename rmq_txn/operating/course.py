@@ -104,8 +104,11 @@ class _Message:
             self._for_a_person("a broker that did not answer may have it: ask again when it does")
         else:
             self._for_a_person(
-                "it was committed, and neither a broker nor the outbox has it: ask again in a minute, an "
-                "index may lag; then do for its consumers by hand what it would have done"
+                "it was committed, and no consumer was given it: rmq-txn recover publishes it from its half "
+                "message"
+                if self._halves
+                else "it was committed, and neither a broker nor the outbox has it: ask again in a minute, "
+                "an index may lag; then do for its consumers by hand what it would have done"
             )
 
     def _tell_published(self, item: Published) -> None:

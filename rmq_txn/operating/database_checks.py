@@ -45,6 +45,7 @@ _DOES = (
     STATEMENTS["try_insert_producers"],
     STATEMENTS["try_insert_inbox"],
     STATEMENTS["try_insert_parked"],
+    STATEMENTS["try_insert_audit"],
 )
 
 

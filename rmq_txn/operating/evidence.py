@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from rmq_txn import audit
 from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.database import Database
 from rmq_txn.database.sideline import Sideline
@@ -57,6 +58,7 @@ class Facts:
         brokers: what they say of the half messages that this database owns; None if they were not asked.
         foreign: half messages that carry its id and are owned by another database.
         forged: half messages that carry its id and name this database, which did not sign them.
+        by_hand: what people did to it and to its messages.
     """
 
     txn_id: str
@@ -69,6 +71,7 @@ class Facts:
     brokers: BrokerFacts | None = None
     foreign: tuple[HalfMessage, ...] = ()
     forged: tuple[HalfMessage, ...] = ()
+    by_hand: tuple[audit.Entry, ...] = ()
 
     def noted(self, position: int) -> list[Delivered]:
         """What consumer groups noted of one message."""
@@ -132,6 +135,11 @@ def _read_rows(txn_id: str, producers: Database, consumers: Sequence[Database]) 
         running=row is None and uncommitted is not None,
         copies=copies,
         delivered=tuple(item for database in consumers for item in _delivered(database, txn_id)),
+        by_hand=tuple(
+            entry
+            for database in dict.fromkeys([producers, *consumers])
+            for entry in audit.of_transaction(database, txn_id)
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from rmq_txn.audit import Action
 from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.operating.course import course
 from rmq_txn.operating.evidence import Copy, Delivered, Facts
@@ -85,8 +86,10 @@ def explain(facts: Facts, *, retention_seconds: float, relay_seconds: float) -> 
         said.needs_a_person = True
     for copy in facts.copies:
         _copy(said, copy, late=copy.age_seconds > relay_seconds)
+    for entry in facts.by_hand:
+        said.known.append(f"by hand: {entry}")
     for item in facts.delivered:
-        _delivery(said, item)
+        _delivery(said, item, {entry.action for entry in facts.by_hand if entry.subject == item.key})
     if outcome is Outcome.COMMITTED and not facts.delivered:
         said.known.append("no consumer group of the databases asked has noted a message of it")
         if facts.brokers is None or not facts.brokers.published:
@@ -124,6 +127,7 @@ def _without_row(facts: Facts) -> Outcome:
     return Outcome.NO_EVIDENCE if brokers.gaps or facts.forged or facts.delivered else Outcome.UNKNOWN
 
 
+_BY_HAND = (Action.REPLAYED.value, Action.DROPPED.value)
 _FOR_A_PERSON = frozenset(
     {Outcome.OPEN, Outcome.FOREIGN, Outcome.NO_EVIDENCE, Outcome.TOO_OLD, Outcome.UNKNOWN}
 )
@@ -154,7 +158,10 @@ _NEXT = {
         "some seconds late: ask again"
     ),
     Outcome.GIVEN_UP: "nothing of it was committed and nothing is delivered: safe to do again",
-    Outcome.OPEN: "its messages are not delivered: look at its business rows, a part of them may stand",
+    Outcome.OPEN: (
+        "its messages are not delivered: look at its business rows, a part of them may stand, then decide it "
+        "with rmq-txn resolve"
+    ),
     Outcome.FOREIGN: "ask with the --database-url of the service that owns it",
     Outcome.NO_EVIDENCE: (
         "if its own process rolled it back there is nothing to do; if its half message is with the broker, "
@@ -183,15 +190,13 @@ def _copy(said: Sentences, copy: Copy, *, late: bool) -> None:
     said.needs_a_person |= late
 
 
-def _delivery(said: Sentences, item: Delivered) -> None:
+def _delivery(said: Sentences, item: Delivered, by_hand: set[str]) -> None:
     """Say what a group noted, and what follows of it, if anything."""
     whose = f"group {item.group}, key {item.key}"
     why = f"{item.attempts} failures, the last: {item.error}" if item.error else f"{item.attempts} failures"
     if item.state is None:
-        said.known.append(
-            f"{whose}: done: handled, replayed or dropped by hand, its log says which; further deliveries "
-            "are skipped"
-        )
+        how = next((how for how in _BY_HAND if how in by_hand), "handled")
+        said.known.append(f"{whose}: done: {how}; further deliveries are skipped")
     elif item.state is ParkedState.FAILING:
         said.known.append(f"{whose}: failing, {why}")
         said.next.append(f"group {item.group}: the broker delivers it again")

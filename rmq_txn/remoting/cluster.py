@@ -89,3 +89,20 @@ class ClusterSettings:
         Only a master asks about half messages and keeps offsets. Errors as `route`.
         """
         return self.route(topic).masters()
+
+    def every_master(self) -> tuple[list[tuple[str, RemotingClient]], list[str]]:
+        """Return the brokers that have a master, by name, and a sentence for each that can't be asked."""
+        try:
+            known = self.ask(self.name_servers).cluster_info().brokers
+        except (BrokerUnavailableError, RemotingError) as error:
+            return [], [f"no broker was asked: {error}"]
+        gaps: list[str] = []
+        masters: list[tuple[str, RemotingClient]] = []
+        for name, broker in sorted(known.items()):
+            if broker.master_address is None:
+                gaps.append(f"broker {name} has no master now, and was not asked")
+            else:
+                masters.append((name, self.ask(broker.master_address)))
+        if not known:
+            gaps.append("no broker is registered with the name server")
+        return masters, gaps

@@ -33,8 +33,6 @@ HALF_TOPIC: Final = "RMQ_SYS_TRANS_HALF_TOPIC"
 OP_TOPIC: Final = "RMQ_SYS_TRANS_OP_HALF_TOPIC"
 GIVEN_UP_TOPIC: Final = "TRANS_CHECK_MAX_TIME_TOPIC"
 _ASKING_GROUP: Final = "CID_RMQ_SYS_TRANS"
-_READING_GROUP: Final = "TOOLS_CONSUMER"
-"""Each broker has it, for its own tools: nothing is made by a pull, and no service's figures change."""
 _QUEUE: Final = 0
 """The only one of the topics of half messages."""
 
@@ -86,20 +84,8 @@ def look_up(
         message_ids: of its half messages (`UNIQ_KEY`), as far as they are known.
         topics: where it publishes, as far as that is known.
     """
-    try:
-        known = cluster.ask(cluster.name_servers).cluster_info().brokers
-    except (BrokerUnavailableError, RemotingError) as error:
-        return BrokerFacts(gaps=(f"no broker was asked: {error}",))
-    gaps: list[str] = []
-    brokers: list[_Broker] = []
-    for name, broker in sorted(known.items()):
-        if broker.master_address is None:
-            gaps.append(f"broker {name} has no master now, and was not asked")
-        else:
-            brokers.append(_Broker(name, cluster.ask(broker.master_address)))
-    if not known:
-        gaps.append("no broker is registered with the name server")
-
+    masters, gaps = cluster.every_master()
+    brokers = [_Broker(name, client) for name, client in masters]
     _ask_each(brokers, gaps, _read_notes)
     _ask_each(brokers, gaps, lambda broker: _find_by_ids(broker, txn_id, message_ids))
     if not any(broker.copies for broker in brokers):
@@ -135,7 +121,7 @@ def _read_notes(broker: _Broker) -> None:
         client.consumer_offset(_ASKING_GROUP, OP_TOPIC, _QUEUE) or 0, client.min_offset(OP_TOPIC, _QUEUE)
     )
     decided: set[int] = set()
-    for note in _read(client, OP_TOPIC, at, _MOST_NOTES):
+    for note in client.read(OP_TOPIC, _QUEUE, at, _MOST_NOTES):
         # "7,8,12,": many offsets since 5.0, one before; a remark of another kind is none.
         decided |= {int(part) for part in note.body[:_MOST_NOTE_BYTES].split(b",") if _OFFSET.fullmatch(part)}
     broker.decided = frozenset(decided)
@@ -156,7 +142,7 @@ def _search(broker: _Broker, txn_id: str, gaps: list[str]) -> None:
     pruned = first > 0
     read, age = 0, 0.0
     found: list[StoredMessage] = []
-    for read, message in enumerate(_read(client, HALF_TOPIC, max(at, first), MOST_READ), 1):
+    for read, message in enumerate(client.read(HALF_TOPIC, _QUEUE, max(at, first), MOST_READ), 1):
         age = message.stored_milliseconds / 1000 - began
         if read == 1 and pruned and message.offset == first and age > 0:
             gaps.append(
@@ -259,17 +245,6 @@ def _fate(broker: _Broker, message_id: str, copies: Sequence[StoredMessage]) -> 
         return Fate.UNCLEAR
     offsets = {copy.offset for copy in copies}
     return Fate.ROLLED_BACK if max(offsets) < broker.done or offsets & broker.decided else Fate.OPEN
-
-
-def _read(client: RemotingClient, topic: str, offset: int, most: int) -> Iterator[StoredMessage]:
-    """Read a topic from an offset on to its end, or `most` messages of it."""
-    while most > 0:
-        found = client.pull(_READING_GROUP, topic, _QUEUE, offset)[:most]
-        if not found:
-            return
-        yield from found
-        most -= len(found)
-        offset = found[-1].offset + 1
 
 
 def _of(txn_id: str, messages: Iterable[StoredMessage]) -> list[StoredMessage]:

@@ -6,6 +6,7 @@ Codes and headers are those of RequestCode.java and ResponseCode.java of Apache 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from rmq_txn.remoting import wire
@@ -22,6 +23,8 @@ _QUERY_TOPIC_CONSUME_BY_WHO: Final = 300
 
 _NOTHING_THERE: Final = frozenset({19, 20, 21})  # PULL_NOT_FOUND, PULL_RETRY_IMMEDIATELY, PULL_OFFSET_MOVED
 _PULLED_AT_ONCE: Final = 32
+_READING_GROUP: Final = "TOOLS_CONSUMER"
+"""Each broker has it, for its own tools: nothing is made by a pull, and no service's figures change."""
 _HAS_SUBSCRIPTION: Final = 4
 """Of the flags of a pull: it neither commits nor waits, and needs no consumer of the group online."""
 
@@ -78,6 +81,16 @@ class MessageReader(RemotingServer):
                 if message.offset <= before:  # who reads on from there would never end
                     raise wire.MalformedAnswerError(f"offset {message.offset} after {before}")
             return found
+
+    def read(self, topic: str, queue: int, offset: int, most: int) -> Iterator[StoredMessage]:
+        """Read a queue from an offset on to its end, or `most` messages of it, as nobody's consumer."""
+        while most > 0:
+            found = self.pull(_READING_GROUP, topic, queue, offset)[:most]
+            if not found:
+                return
+            yield from found
+            most -= len(found)
+            offset = found[-1].offset + 1
 
     def messages_with_id(self, topic: str, message_id: str) -> list[StoredMessage]:
         """

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rmq_txn.errors import InvalidMessageError
+from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
 from rmq_txn.remoting.wire import MalformedAnswerError
 
 COMPRESSED: Final = 1
@@ -51,6 +52,12 @@ class StoredMessage:
     def message_id(self) -> str:
         """The id that its producer was told."""
         return self.properties.get("UNIQ_KEY", "")
+
+    @property
+    def publisher_properties(self) -> dict[str, str]:
+        """What an rmq_txn producer gave it: the user's properties and ours, none of the broker's."""
+        names = (*OWN_PROPERTIES, PROPERTY_NAMES, *self.properties.get(PROPERTY_NAMES, "").split(","))
+        return {name: self.properties[name] for name in names if self.properties.get(name)}
 
     @property
     def compression(self) -> str:

@@ -97,7 +97,7 @@ def test_a_privilege_that_is_missing_is_named(doctor: Doctor, verb: str) -> None
     name = doctor.url.rpartition("/")[2]
     account, password = f"'{name}_app'@'127.0.0.1'", secrets.token_hex(8)
     administer(doctor.stack, f"CREATE USER {account} IDENTIFIED BY '{password}'")
-    for table in ("identity", "log", "outbox", "producers", "inbox"):
+    for table in ("identity", "log", "outbox", "producers", "inbox", "audit"):
         administer(
             doctor.stack, f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.rmq_txn_{table} TO {account}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -180,6 +181,7 @@ class Aftermath:
     paused_naively: Scene
     calm: Scene
     sent_in_calm: list[Outbound]
+    uncopied: Scene
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,8 @@ def aftermath(impatient: LocalStack) -> Iterator[Aftermath]:
         paused = Scene(impatient, "paused", resources)
         naive = Scene(impatient, "naive", resources)
         calm = Scene(impatient, "calm", resources)
-        for scene in (killed, paused, naive, calm):
+        uncopied = Scene(impatient, "uncopied", resources)
+        for scene in (killed, paused, naive, calm, uncopied):
             scene.consume()
         sent: list[Outbound] = []
         quiet = calm.producer(
@@ -207,6 +210,7 @@ def aftermath(impatient: LocalStack) -> Iterator[Aftermath]:
         members = [
             killed.member(["kept", "uncopied"], **leaves_its_rows),
             killed.member(["removed"], fixed_seconds=0.3, outbox_times=PATIENT),
+            uncopied.member(["dropped"], **leaves_its_rows),
             paused.member(["paused"], stops=True, outbox_times=QUICK | {"pause_seconds": PAUSE_SECONDS}),
             naive.member(["paused-naively"], stops=True, fixed_seconds=PAUSE_SECONDS, outbox_times=PATIENT),
         ]
@@ -215,19 +219,21 @@ def aftermath(impatient: LocalStack) -> Iterator[Aftermath]:
         until(lambda: len(killed.copies()) == 2, "the naive process removes its row")
         with killed.database.transaction() as txn:
             assert txn.execute("DELETE FROM rmq_txn_outbox WHERE body LIKE '%%uncopied%%'") == 1
-        for process in members[:2]:
+        with uncopied.database.transaction() as txn:
+            assert txn.execute("DELETE FROM rmq_txn_outbox") == 1
+        for process in members[:3]:
             process.kill()
-        until(lambda: broker.max_offset(GIVEN_UP, 0) >= 5, "the broker gives up five messages", 60)
+        until(lambda: broker.max_offset(GIVEN_UP, 0) >= 6, "the broker gives up six messages", 60)
         until(lambda: time.monotonic() - since > 2 * PAUSE_SECONDS, "a pause that is one")
         killed.producer()
-        for process in members[2:]:
+        for process in members[3:]:
             os.kill(process.pid, signal.SIGCONT)
         for scene in (killed, paused, naive, calm):
             scene.wait_empty()
         killed.wait_received("kept")
         paused.wait_received("paused")
         calm.wait_received("calm-0", "calm-1")
-        yield Aftermath(killed, paused, naive, calm, sent)
+        yield Aftermath(killed, paused, naive, calm, sent, uncopied)
 
 
 def effects(scene: Scene) -> list[str]:
@@ -285,7 +291,38 @@ def test_explain_tells_what_was_given_up_from_what_a_relay_published(
     assert len(told[exit_codes.FAILED]) == 2
     for text in told[exit_codes.FAILED]:
         assert "was given up" in text
-        assert "it was committed, and neither a broker nor the outbox has it" in text
+        assert "it was committed, and no consumer was given it: rmq-txn recover publishes it" in text
+
+
+def test_recover_publishes_what_was_given_up_and_had_no_copy(
+    aftermath: Aftermath, impatient: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only said at first; published once, with its name in the audit; what others own is left to them."""
+    scene = aftermath.uncopied
+    where = ["--database-url", scene.url]
+
+    def recover(*more: str) -> tuple[int, str, list[str]]:
+        code = cli.main(["recover", *where, "--name-server", impatient.name_server, *more])
+        *lines, summary = capsys.readouterr().out.splitlines()
+        # How many others gave up depends on which tests ran before.
+        return code, re.sub(r"^\d+ foreign, ", "foreign, ", summary), lines
+
+    code, summary, (line,) = recover()
+    assert (code, summary) == (exit_codes.FAILED, "foreign, 1 lost")
+    assert f"topic {scene.name}: it was committed, its broker dropped it, nothing else has it" in line
+    assert scene.received == []
+    code, summary, (line,) = recover("--yes", "--by", "on call")
+    assert (code, summary) == (exit_codes.OK, "foreign, 1 recovered")
+    assert "published now, as a relay does it" in line
+    scene.wait_received("dropped")
+    assert recover("--yes") == (exit_codes.OK, "foreign, 1 published", [])
+    assert scene.received == ["dropped"]
+    ((txn_id, message_ids),) = rows(scene.url, "SELECT txn_id, message_ids FROM rmq_txn_log WHERE state = 1")
+    assert cli.main(["audit", *where, txn_id.decode()]) == exit_codes.OK
+    line = capsys.readouterr().out
+    assert "recovered by on call" in line
+    assert f"{txn_id.decode()}.0: message {message_ids.decode()} for topic {scene.name}" in line
+    assert recover(txn_id.decode())[1] == "1 published"
 
 
 def test_a_row_that_can_not_be_published_does_not_hold_up_the_others(

@@ -39,6 +39,7 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "delete_producer": (MEMBER, 1),
     "insert_log_row": ((TXN, 0, "ID-1,ID-2"), 1),
     "commit_log_row": ((TXN,), 1),
+    "decide_open_row": ((1, TXN), 0),  # it is committed
     "read_log_row": ((TXN,), 1),
     "insert_outbox_rows": ((TXN, 0, "ID-1", "transfer", "key", "tag", "{}", b"body"), 1),
     "read_overdue_rows": ((0, 10), 1),
@@ -90,6 +91,10 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "try_insert_producers": ((), 0),
     "try_insert_inbox": ((), 0),
     "try_insert_parked": ((), 0),
+    "try_insert_audit": ((), 0),
+    "insert_audit_row": (("ID", "dropped", KEY[1], KEY[0], "me@here", "why"), 1),
+    "look_up_audit_rows": (("key-", "key."), 1),
+    "list_audit_rows": ((10,), 1),
     "read_uncommitted": ((), 0),
     "release_tripwire": ((), 0),
 }

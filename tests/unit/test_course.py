@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import pytest
 
+from rmq_txn.audit import Entry
 from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.operating.evidence import Copy, Delivered, Facts
 from rmq_txn.operating.explanation import Explanation, Outcome, explain
@@ -39,6 +41,10 @@ def seen(
     return replace(facts, brokers=BrokerFacts((half,) if half else (), published, gaps))
 
 
+REPLAYED = Entry(
+    datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc), "replayed", DONE.key, "points", "me@desk", ""
+)
+RESOLVED = replace(REPLAYED, action="resolved", subject=NOWHERE.txn_id, group="", note="committed")
 PARKED = replace(DONE, state=ParkedState.EXHAUSTED, attempts=5, error="ValueError: no")
 CASES = {
     "committed": (
@@ -79,10 +85,25 @@ CASES = {
         (Outcome.COMMITTED, True),
         "parked (exhausted), 5 failures, the last: ValueError: no",
     ),
-    "replayed": (
+    "handled": (
         seen(replace(COMMITTED, delivered=(DONE,)), SEEN),
         (Outcome.COMMITTED, False),
-        "done: handled, replayed or dropped by hand, its log says which",
+        "done: handled; further deliveries are skipped",
+    ),
+    "replayed": (
+        seen(replace(COMMITTED, delivered=(DONE,), by_hand=(REPLAYED,)), SEEN),
+        (Outcome.COMMITTED, False),
+        "done: replayed; further deliveries are skipped",
+    ),
+    "dropped": (
+        seen(replace(COMMITTED, delivered=(DONE,), by_hand=(replace(REPLAYED, action="dropped"),)), SEEN),
+        (Outcome.COMMITTED, False),
+        "done: dropped; further deliveries are skipped",
+    ),
+    "resolved": (
+        seen(replace(COMMITTED, by_hand=(RESOLVED,)), half=replace(OPEN, check_backs=4)),
+        (Outcome.COMMITTED, False),
+        "by hand: 2026-01-02T03:04:05Z resolved by me@desk, 0199f4b2c3d4a1b2c3d4e5f60718293a: committed",
     ),
     "duplicate": (
         seen(replace(COMMITTED, delivered=(DONE,)), SEEN, replace(ANSWERED, offset=8)),
@@ -112,8 +133,8 @@ def test_each_case_has_its_sentence(case: str) -> None:
     assert explanation.missing == ()
     told_it = {name for name, (other, _, _) in CASES.items() if sentence in " | ".join(told(other).known)}
     done = {name for name, (other, _, _) in CASES.items() if DONE in other.delivered}
-    verdict = {"committed", "parked", "replayed", "duplicate", "pruned"}
-    assert told_it == {"committed": verdict, "replayed": done}.get(case, {case})
+    verdict = {"committed", "parked", "handled", "replayed", "dropped", "duplicate", "pruned"}
+    assert told_it == {"committed": verdict, "handled": done - {"replayed", "dropped"}}.get(case, {case})
 
 
 @pytest.mark.parametrize(
@@ -129,10 +150,10 @@ def test_each_case_has_its_sentence(case: str) -> None:
             "its copy is in the outbox, a relay publishes",
             False,
         ),
-        (seen(COMMITTED, half=GIVEN_UP), "neither a broker nor the outbox has it", True),
+        (seen(COMMITTED, half=GIVEN_UP), "rmq-txn recover publishes it from its half message", True),
         (
             seen(COMMITTED, half=replace(HALF, fate=Fate.ROLLED_BACK)),
-            "neither a broker nor the outbox has it",
+            "rmq-txn recover publishes it from its half message",
             True,
         ),
         (seen(COMMITTED, half=None), "neither a broker nor the outbox has it", True),

@@ -22,6 +22,7 @@ TABLES = {
     "rmq_txn_producers",
     "rmq_txn_inbox",
     "rmq_txn_parked",
+    "rmq_txn_audit",
 }
 RAW = resources.files(sql).joinpath("statements.sql").read_text(encoding="utf-8")
 

@@ -91,3 +91,16 @@ CREATE TABLE IF NOT EXISTS rmq_txn_parked (
     last_failed_at    TIMESTAMP        NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP,
     PRIMARY KEY (consumer_group, dedup_key)
 ) ENGINE = InnoDB;
+
+-- What people did by hand to transactions and messages, each in the transaction that did it. Few rows,
+-- never pruned.
+CREATE TABLE IF NOT EXISTS rmq_txn_audit (
+    audit_id       VARBINARY(32)   NOT NULL PRIMARY KEY,  -- made of time and chance, as transaction ids are
+    done_at        TIMESTAMP       NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    action         VARBINARY(32)   NOT NULL,              -- dropped, replayed, resolved, recovered
+    subject        VARBINARY(255)  NOT NULL,              -- a transaction, its message ID.position, a dedup key
+    consumer_group VARBINARY(120)  NOT NULL DEFAULT '',   -- of a parked message
+    done_by        VARBINARY(255)  NOT NULL,
+    note           VARBINARY(2000) NOT NULL,              -- why, and what was there before
+    KEY by_subject (subject)
+) ENGINE = InnoDB;

@@ -126,6 +126,24 @@ WHERE consumer_group = %s AND (state > 0 OR NOT EXISTS (
     WHERE inbox.consumer_group = parked.consumer_group AND inbox.dedup_key = parked.dedup_key))
 GROUP BY is_parked
 
+-- name: insert_audit_row
+-- In the transaction of what was done by hand, so that neither is there without the other.
+INSERT INTO rmq_txn_audit (audit_id, action, subject, consumer_group, done_by, note) VALUES (%s, %s, %s, %s, %s, %s)
+
+-- name: look_up_audit_rows
+-- Of one transaction: its id begins the keys of its messages.
+SELECT UNIX_TIMESTAMP(done_at), action, subject, consumer_group, done_by, note FROM rmq_txn_audit
+WHERE subject >= %s AND subject < %s ORDER BY audit_id
+
+-- name: list_audit_rows
+-- Newest first.
+SELECT UNIX_TIMESTAMP(done_at), action, subject, consumer_group, done_by, note FROM rmq_txn_audit
+ORDER BY audit_id DESC LIMIT %s
+
+-- name: decide_open_row
+-- By a person: the server committed it in the middle, so nobody else knows what of it stands.
+UPDATE rmq_txn_log SET state = %s WHERE txn_id = %s AND state = 0
+
 -- name: insert_outbox_rows
 -- In the commit of the log row. The driver makes one statement of all rows of a transaction.
 INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, message_key, tag, properties, `body`)
@@ -271,8 +289,8 @@ SHOW GLOBAL VARIABLES WHERE variable_name IN %s
 
 -- name: try_select
 -- For `rmq-txn doctor`, as the next ones: no row is touched, the privilege is asked for all the same.
-SELECT COUNT(*) FROM rmq_txn_identity, rmq_txn_log, rmq_txn_outbox, rmq_txn_producers, rmq_txn_inbox, rmq_txn_parked
-WHERE 1 = 0
+SELECT COUNT(*) FROM rmq_txn_identity, rmq_txn_log, rmq_txn_outbox, rmq_txn_producers, rmq_txn_inbox, rmq_txn_parked,
+rmq_txn_audit WHERE 1 = 0
 
 -- name: try_update
 -- One column of each table.
@@ -306,6 +324,11 @@ INSERT INTO rmq_txn_inbox (consumer_group, dedup_key) SELECT consumer_group, ded
 -- As before it.
 INSERT INTO rmq_txn_parked (consumer_group, dedup_key, state, attempts, error, topic, message_id)
 SELECT consumer_group, dedup_key, state, attempts, error, topic, message_id FROM rmq_txn_parked WHERE 1 = 0
+
+-- name: try_insert_audit
+-- As before it.
+INSERT INTO rmq_txn_audit (audit_id, action, subject, done_by, note)
+SELECT audit_id, action, subject, done_by, note FROM rmq_txn_audit WHERE 1 = 0
 
 -- name: read_uncommitted
 -- From the next transaction of this connection on: a row that only it sees belongs to a transaction

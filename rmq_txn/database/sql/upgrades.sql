@@ -13,3 +13,6 @@ ALTER TABLE rmq_txn_parked MODIFY COLUMN topic MEDIUMBLOB NOT NULL, MODIFY COLUM
 MODIFY COLUMN tag MEDIUMBLOB, MODIFY COLUMN message_key MEDIUMBLOB, MODIFY COLUMN properties MEDIUMBLOB;
 -- Pruning finds old rows by it. Built beside running writes, online, by MySQL and MariaDB alike.
 ALTER TABLE rmq_txn_inbox ADD INDEX by_age (consumer_group, handled_at);
+
+-- version: 4
+-- A table more, rmq_txn_audit, which schema.sql made: nothing of version 3 changes.

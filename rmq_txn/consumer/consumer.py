@@ -232,6 +232,8 @@ class IdempotentConsumer:
             self._group, subscriptions, self._threads, self._handling.deliver
         )
         self._client.start()
+        # At once, though the first delivery may have come already: the line is to stand before its own.
+        log.info("consumer started", group=self._group, topics=",".join(self._routes.topics))
         upkeep = Upkeep(self._database, self._group, self._routes.topics, self._client, self._handling.health)
         self._beside.append(upkeep)
         if self._prune:
@@ -239,7 +241,6 @@ class IdempotentConsumer:
             self._beside.append(Pruning(self._database, identity.database_id, inbox_rows))
         for thread in self._beside:
             thread.start()
-        log.info("consumer started", group=self._group, topics=",".join(self._routes.topics))
 
     def _start_producer(self) -> None:
         if self._producer is not None and self._producer.state is State.NEW:

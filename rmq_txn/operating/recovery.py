@@ -242,10 +242,10 @@ class Recovery:
         return Case(Found.UNKNOWN, txn_id, text)
 
     def _told(self, case: Case, found: Found) -> Case:
-        text = _WORDS[found]
         if found is Found.UNKNOWN:
-            text = f"not known while brokers can't be asked: {'; '.join(self._store.gaps) or 'try again'}"
-        return replace(case, found=found, text=text)
+            gaps = "; ".join(self._store.gaps) or "its broker's notes can't be read now"
+            return replace(case, found=found, text=f"not known while brokers can't be asked: {gaps}")
+        return replace(case, found=found, text=_WORDS[found])
 
     def _row(self, txn_id: str) -> tuple[LogRow | None, set[int]]:
         """Read the log row, and the positions of which the outbox has a copy."""

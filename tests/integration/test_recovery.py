@@ -1,4 +1,4 @@
-"""What `recover` says of each half message that a broker dropped: rows of a real database, a made-up broker."""
+"""What `recover` says of each half message that a broker dropped: a real database, a made-up broker."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Reader:
         entrance.chmod(0o755)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.web_port = str(free.getsockname()[1])
-        self.output = Output(NOW_AND_THEN)
+        self.output = Output(NOW_AND_THEN, overtaken=["consumer started"])
         self.terminals: dict[int, Terminal] = {}
         self.shown: dict[int, str] = {}
         for number in (1, 2):

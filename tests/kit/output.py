@@ -30,10 +30,13 @@ class Output:
     Args:
         now_and_then: how lines begin that may be printed anywhere, or not at all. One that a document
             shows must be printed, and may come earlier than there.
+        overtaken: how lines begin that other threads may overtake on a busy machine: what a document shows
+            after them may be printed before.
     """
 
-    def __init__(self, now_and_then: Sequence[str] = ()) -> None:
+    def __init__(self, now_and_then: Sequence[str] = (), overtaken: Sequence[str] = ()) -> None:
         self._now_and_then = tuple(now_and_then)
+        self._overtaken = tuple(overtaken)
         self._ids: dict[str, str] = {}
 
     def of_note(self, said: Sequence[str]) -> list[str]:
@@ -66,7 +69,7 @@ class Output:
                 found = _ids_of(line, said[taken], ids)
                 taken += 1
                 if found is None:
-                    is_early = not self.of_note([said[taken - 1]])
+                    is_early = line.startswith(self._overtaken) or not self.of_note([said[taken - 1]])
                     assert may_skip or is_early, f"expected is {line!r}, said was {said[taken - 1]!r}"
                     early += [said[taken - 1]] * is_early
             ids.update(found)

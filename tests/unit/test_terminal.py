@@ -135,3 +135,12 @@ def test_a_killed_program_and_the_end_of_the_shell_are_told(terminal: Terminal) 
     assert terminal.said == ["Killed"]
     terminal.start("exit 4")
     assert terminal.wait(SECONDS) == 4
+
+
+def test_a_line_that_may_be_overtaken_is_found_after_what_a_document_shows_behind_it() -> None:
+    """And must be said all the same; the others keep their order."""
+    output = Output(overtaken=["started"])
+    assert output.match(["started", "a", "b"], ["a", "started", "b"]) == 3
+    assert output.match(["started", "a"], ["a"]) is None
+    with pytest.raises(AssertionError, match="expected is 'a'"):
+        output.match(["started", "a", "b"], ["started", "b", "a"])

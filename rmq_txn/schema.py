@@ -19,6 +19,11 @@ from rmq_txn.message import MAX_BODY_BYTES
 log = get_logger("schema")
 
 VERSION = 4
+COMPATIBLE_FROM = 4
+"""
+The oldest version whose packages can go on with tables of this one: raised by a change that does more than
+add. So a process of before can be started again, and a deployment rolled back, after `schema apply`.
+"""
 # The largest message, sent as hex digits, with its properties.
 PACKET_BYTES = 2 * MAX_BODY_BYTES + 1024 * 1024
 _NO_SUCH_TABLE = 1146
@@ -38,11 +43,13 @@ class Identity:
         upgraded_at: Unix seconds by the database's clock when version 3 replaced an older one; None
             if the tables were made new. Rows and half messages of the older version may be about
             for a while after it.
+        version: of the tables; newer than `VERSION` if a newer package says that this one may use them.
     """
 
     database_id: str
     secret: bytes = field(repr=False)
     upgraded_at: float | None
+    version: int = VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ def apply(database: Database) -> AppliedSchema:
 
     Raises:
         SchemaError: the server refused a statement, for want of a privilege for instance; or the
-            tables are of a newer version than this package.
+            tables are too new for this package.
         DatabaseUnavailableError: the database can't be asked.
     """
     run_script(database, SCHEMA)
@@ -82,7 +89,8 @@ def apply(database: Database) -> AppliedSchema:
     # In a transaction of its own: the refused INSERT holds a lock on the row, and two processes
     # that both hold it and then update would deadlock.
     upgraded = not created and _raise_version(database)
-    return AppliedSchema(VERSION, check(database).database_id, created, upgraded)
+    identity = check(database)
+    return AppliedSchema(identity.version, identity.database_id, created, upgraded)
 
 
 def _upgrade(database: Database) -> None:
@@ -98,7 +106,7 @@ def _upgrade(database: Database) -> None:
 
 def _insert_identity(database: Database) -> bool:
     with database.check_session("schema") as session:
-        row = (VERSION, str(uuid.uuid4()), _new_secret())
+        row = (VERSION, str(uuid.uuid4()), _new_secret(), COMPATIBLE_FROM)
         created = session.insert_new(STATEMENTS["insert_identity"], row)
         if created:
             session.commit()
@@ -107,7 +115,8 @@ def _insert_identity(database: Database) -> bool:
 
 def _raise_version(database: Database) -> bool:
     with database.check_session("schema") as session:
-        raised = session.execute(STATEMENTS["raise_schema_version"], (_new_secret(), VERSION, VERSION)) == 1
+        row = (_new_secret(), VERSION, COMPATIBLE_FROM, VERSION)
+        raised = session.execute(STATEMENTS["raise_schema_version"], row) == 1
         session.commit()
     return raised
 
@@ -148,11 +157,11 @@ def check(database: Database) -> Identity:
     Return the identity of the database; log what in it will be no good.
 
     Raises:
-        SchemaError: the tables are missing, or of another version.
+        SchemaError: the tables are missing, older, or so new that this package can't use them.
         DatabaseUnavailableError: the database can't be asked.
     """
     version, database_id = _read_version(database)
-    if version != VERSION:
+    if version != VERSION and not (version > VERSION and _is_compatible(database)):
         older = version < VERSION
         advice = "run: rmq-txn schema apply" if older else "install a newer rmq_txn"
         raise SchemaError(
@@ -176,7 +185,7 @@ def check(database: Database) -> Identity:
                 "it will be refused; set it to 16 MiB",
                 max_allowed_packet=packet_bytes,
             )
-    return Identity(database_id, secret, None if upgraded_at is None else float(upgraded_at))
+    return Identity(database_id, secret, None if upgraded_at is None else float(upgraded_at), version)
 
 
 def missing(database: Database) -> list[str]:
@@ -211,6 +220,13 @@ def _columns_and_indexes(script: str) -> list[tuple[str, str]]:
 
 def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
+
+
+def _is_compatible(database: Database) -> bool:
+    with database.check_session("schema") as session:
+        session.execute(STATEMENTS["read_compatible_from"])
+        ((oldest,),) = session.cursor.fetchall()
+    return oldest is not None and int(oldest) <= VERSION
 
 
 def _read_version(database: Database) -> tuple[int, str]:

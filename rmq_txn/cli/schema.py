@@ -89,10 +89,10 @@ def _check(arguments: argparse.Namespace) -> int:
             f"the tables lack {', '.join(missing)}: compare with `rmq-txn schema print`, add what is missing"
         )
     say(
-        f"schema version {schema.VERSION}, database id {identity.database_id}",
+        f"schema version {identity.version}, database id {identity.database_id}",
         "schema",
         done="checked",
-        version=schema.VERSION,
+        version=identity.version,
         database_id=identity.database_id,
     )
     return exit_codes.OK

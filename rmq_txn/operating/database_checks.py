@@ -89,7 +89,7 @@ def _tables(database: Database, *, writable: bool) -> Iterator[Finding]:
             "compare with `rmq-txn schema print`, add what is missing",
         )
         return
-    yield ok("tables", f"version {schema.VERSION}, database id {identity.database_id}")
+    yield ok("tables", f"version {identity.version}, database id {identity.database_id}")
     if writable:
         yield _privileges(database)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pymysql
 import pytest
@@ -26,7 +27,11 @@ def _as_version_1(database: Database) -> None:
     newer = set(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", schema.script()))
     newer -= {"rmq_txn_identity", "rmq_txn_log", "rmq_txn_inbox"}
     schema.run_script(database, ";".join(f"DROP TABLE {table}" for table in sorted(newer)))
-    schema.run_script(database, "ALTER TABLE rmq_txn_identity DROP COLUMN secret, DROP COLUMN upgraded_at")
+    schema.run_script(
+        database,
+        "ALTER TABLE rmq_txn_identity DROP COLUMN secret, DROP COLUMN upgraded_at, "
+        "DROP COLUMN compatible_from",
+    )
     with database.transaction() as txn:
         txn.execute("UPDATE rmq_txn_identity SET schema_version = 1")
         txn.execute("INSERT INTO rmq_txn_log VALUES (%s, 1, 'ID')", ("0" * 32,))
@@ -54,7 +59,7 @@ def test_tables_of_version_2_get_the_columns_of_version_3(database: Database, da
     """Also when a process died half way: the columns that are there already are passed over."""
     schema.run_script(
         database,
-        "ALTER TABLE rmq_txn_identity DROP COLUMN upgraded_at;"
+        "ALTER TABLE rmq_txn_identity DROP COLUMN upgraded_at, DROP COLUMN compatible_from;"
         "ALTER TABLE rmq_txn_parked MODIFY COLUMN properties BLOB, MODIFY COLUMN tag BLOB,"
         "MODIFY COLUMN topic VARBINARY(255) NOT NULL, MODIFY COLUMN message_id VARBINARY(255) NOT NULL",
     )
@@ -90,12 +95,25 @@ def test_processes_that_start_together_may_all_apply_the_tables(
 
 
 def test_the_version_of_a_newer_package_is_not_lowered(database: Database, database_url: str) -> None:
-    """Its tables may be needed by processes that run already."""
+    """Its tables may be needed by processes that run already; this one goes on with them if they only add."""
+    identity = schema.check(database)
+    newer = schema.VERSION + 1
+    update = "UPDATE rmq_txn_identity SET schema_version = %s, compatible_from = %s"
+    for compatible_from in (newer, None):
+        with database.transaction() as txn:
+            txn.execute(update, (newer, compatible_from))
+        with pytest.raises(SchemaError, match="install a newer rmq_txn"):
+            schema.apply(database)
+        with pytest.raises(SchemaError, match="install a newer rmq_txn"):
+            schema.check(database)
     with database.transaction() as txn:
-        txn.execute("UPDATE rmq_txn_identity SET schema_version = %s", (schema.VERSION + 1,))
-    with pytest.raises(SchemaError, match="install a newer rmq_txn"):
-        schema.apply(database)
-    assert rows(database_url, "SELECT schema_version FROM rmq_txn_identity") == [(schema.VERSION + 1,)]
+        txn.execute(update, (newer, schema.VERSION))
+    assert schema.check(database) == replace(identity, version=newer)
+    applied = schema.apply(database)
+    assert (applied.version, applied.created, applied.upgraded) == (newer, False, False)
+    assert rows(database_url, "SELECT schema_version, compatible_from FROM rmq_txn_identity") == [
+        (newer, schema.VERSION)
+    ]
 
 
 @pytest.mark.local_stack

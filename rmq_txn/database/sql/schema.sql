@@ -11,7 +11,9 @@ CREATE TABLE IF NOT EXISTS rmq_txn_identity (
     schema_version INT UNSIGNED     NOT NULL,
     database_id    VARBINARY(36)    NOT NULL,              -- a UUID, made when the schema was applied
     secret         VARBINARY(32)    NOT NULL DEFAULT '',   -- signs our half messages, random
-    upgraded_at    TIMESTAMP        NULL DEFAULT NULL      -- when version 3 replaced an older one
+    upgraded_at    TIMESTAMP        NULL DEFAULT NULL,     -- when version 3 replaced an older one
+    compatible_from INT UNSIGNED    NULL DEFAULT NULL      -- packages that need this version or a newer one
+                                                           -- may use these tables, NULL: only the newest
 ) ENGINE = InnoDB;
 
 -- Producer: the evidence for check-back. A committed row proves its transaction committed,

@@ -28,6 +28,10 @@ SELECT schema_version, database_id FROM rmq_txn_identity WHERE only_row = 1
 -- What version 3 brought.
 SELECT secret, UNIX_TIMESTAMP(upgraded_at) FROM rmq_txn_identity WHERE only_row = 1
 
+-- name: read_compatible_from
+-- Of tables that are newer than this package, which therefore have the column.
+SELECT compatible_from FROM rmq_txn_identity WHERE only_row = 1
+
 -- name: list_columns_and_indexes
 -- Of our tables, for `rmq-txn schema check`: a migration tool may have left something out.
 SELECT table_name, column_name FROM information_schema.columns
@@ -46,12 +50,13 @@ ORDER BY table_name LIMIT 20
 SELECT UNIX_TIMESTAMP()
 
 -- name: insert_identity
-INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret) VALUES (1, %s, %s, %s)
+INSERT INTO rmq_txn_identity (only_row, schema_version, database_id, secret, compatible_from)
+VALUES (1, %s, %s, %s, %s)
 
 -- name: raise_schema_version
 -- After the tables were made and changed. Never lowered: a newer package may have been here.
 UPDATE rmq_txn_identity SET secret = IF(secret = '', %s, secret),
-upgraded_at = IF(schema_version < 3, NOW(), upgraded_at), schema_version = %s
+upgraded_at = IF(schema_version < 3, NOW(), upgraded_at), schema_version = %s, compatible_from = %s
 WHERE only_row = 1 AND schema_version < %s
 
 -- name: insert_log_row

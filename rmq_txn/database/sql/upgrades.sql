@@ -15,4 +15,5 @@ MODIFY COLUMN tag MEDIUMBLOB, MODIFY COLUMN message_key MEDIUMBLOB, MODIFY COLUM
 ALTER TABLE rmq_txn_inbox ADD INDEX by_age (consumer_group, handled_at);
 
 -- version: 4
--- A table more, rmq_txn_audit, which schema.sql made: nothing of version 3 changes.
+-- And a table more, rmq_txn_audit, which schema.sql made.
+ALTER TABLE rmq_txn_identity ADD COLUMN compatible_from INT UNSIGNED NULL DEFAULT NULL;

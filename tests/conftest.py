@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
 import uuid
-import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -158,9 +156,6 @@ def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack | ContainerStac
             raise
         reason = f"the real servers can't be started here: {error}"
     if reason is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()  # the docker package leaves a socket that could not connect to the collector
         pytest.skip(reason)
     try:
         yield running

@@ -26,6 +26,7 @@ MYSQL_IMAGE: Final = "mysql:8.4"
 _PORTS: Final = range(20_000, 32_000)
 _PORT_ATTEMPTS: Final = 5
 _FILE_BYTES: Final = 64 * 1024
+_ENGINE_SECONDS: Final = 60.0
 _MISSING: Final = "testcontainers is not installed, install it: pip install 'rmq-txn[testing]'"
 
 
@@ -65,6 +66,7 @@ def with_engine() -> Iterator[None]:
     except ImportError as exc:
         raise ContainerError(_MISSING) from exc
     try:
+        _require_socket()
         yield
     except ImportError as exc:
         raise ContainerError(_MISSING) from exc
@@ -72,6 +74,23 @@ def with_engine() -> Iterator[None]:
         raise ContainerError(
             f"no container engine answers ({exc}), start Docker or say in DOCKER_HOST where it is"
         ) from exc
+
+
+def _require_socket() -> None:
+    """
+    Raise OSError if nobody listens where the engine should.
+
+    The engine's own client (docker 7.1) leaves its socket open then, and the ResourceWarning comes later, in
+    whatever test runs at that time.
+    """
+    from docker.utils import parse_host
+    from testcontainers.core.docker_client import get_docker_host
+
+    scheme, _, path = parse_host(get_docker_host()).partition("://")
+    if scheme == "http+unix":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(_ENGINE_SECONDS)
+            probe.connect(path)
 
 
 @contextmanager

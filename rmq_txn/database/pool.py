@@ -279,8 +279,16 @@ def parse_url(url: str) -> dict[str, Any]:
             "database url can't be parsed; percent-encode special characters of user and password"
         ) from None
     if parts.scheme not in ("mysql", "mariadb"):
+        # With a driver's name it is SQLAlchemy's.
+        way_out = (
+            "; it names a driver, and this connection is always PyMySQL's: write mysql:// here, and leave "
+            "your engine as it is, its sessions can be joined"
+            if parts.scheme.startswith(("mysql+", "mariadb+"))
+            else ""
+        )
         raise SettingsError(
             f"database url has scheme {parts.scheme!r}, allowed is mysql://user:password@host:port/database"
+            f"{way_out}"
         )
     database = parts.path.strip("/")
     if not parts.hostname or not parts.username or not database or "/" in database:

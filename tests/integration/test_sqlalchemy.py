@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -46,10 +48,16 @@ class Effect(Base):
     note: Mapped[str | None]
 
 
+# The driver of the service's own engine: mysqlclient by hand, where it is installed.
+DRIVER = importlib.import_module("MySQLdb" if os.environ.get("SQLALCHEMY_ON_MYSQLCLIENT") else "pymysql")
+
+
 def engine_for(url: str) -> sqlalchemy.Engine:
     parameters = parse_url(url)
     return sqlalchemy.create_engine(
-        "mysql+pymysql://", creator=lambda: pymysql.connect(**parameters), poolclass=sqlalchemy.NullPool
+        f"mysql+{DRIVER.__name__.lower()}://",
+        creator=lambda: DRIVER.connect(**parameters),
+        poolclass=sqlalchemy.NullPool,
     )
 
 

@@ -68,6 +68,9 @@ def test_an_authority_for_tls_that_cannot_be_used_is_refused_at_once(tmp_path: P
     ("url", "said"),
     [
         (f"postgres://app:{SECRET}@db/shop", "scheme 'postgres', allowed is mysql://"),
+        (f"mysql+mysqldb://app:{SECRET}@db/shop", "'mysql+mysqldb', allowed is mysql://"),
+        (f"mysql+pymysql://app:{SECRET}@db/shop", "it names a driver"),
+        (f"mariadb+mysqldb://app:{SECRET}@db/shop", "write mysql:// here, and leave your engine as it is"),
         (f"//app:{SECRET}@db/shop", "scheme '', allowed is"),
         ("", "scheme '', allowed is"),
         (f"mysql://app:{SECRET}@db/shop?ssl_verify_identity=true", "ssl_verify_identity without ssl_ca"),

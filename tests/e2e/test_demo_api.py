@@ -39,7 +39,7 @@ def contract_faults(service: DemoService, folder: Path, *options: str) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # a guard against a hang: it takes some ten seconds, on a crowded machine two minutes
         check=False,
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from devstack import LocalStack
 from rmq_txn import BrokerUnavailableError, RocketMQ
-from rmq_txn.identity import is_txn_id
 from rmq_txn.message import SCOUT_GROUP, Message
+from rmq_txn.remoting.answers import StoredAt
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.diagnosis import explain
-from rmq_txn.transport import Check
-from rmq_txn.transport.native_producer import NativeProducer
+from rmq_txn.remoting.half_messages import OP_TOPIC
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.broker_administrator import BrokerAdministrator
 from tests.kit.known import known_producer
@@ -131,33 +131,32 @@ def test_the_port_of_a_broker_given_as_name_server_is_named(stack: LocalStack, t
             start()
 
 
-def test_what_a_diagnosis_sends_is_rolled_back_at_once(stack: LocalStack, topic: str) -> None:
-    """Of the scouts' group the broker asks about what was left open, and about no probe."""
-    asked: list[str] = []
-    left: list[str] = []
+def test_what_a_diagnosis_sends_is_rolled_back_at_once(
+    stack: LocalStack, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The broker notes each of them as decided, and one that was left open it does not.
 
-    def check(question: Check) -> Verdict:
-        asked.append(question.message_id)
-        return Verdict.ROLLBACK
+    Not by its questions: with the short times of the tests it asks about what it has not noted yet.
+    """
+    store, stored = RemotingClient.store, list[int]()
 
-    def leave(message_id: str) -> Verdict:
-        left.append(message_id)
-        return Verdict.UNKNOWN
+    def watched(client: RemotingClient, *args: Any, **more: Any) -> StoredAt:
+        stored.append(int((at := store(client, *args, **more)).queue_offset))
+        return at
 
-    broker = RocketMQ(stack.name_server)
+    monkeypatch.setattr(RemotingClient, "store", watched)
+    broker, cluster = RemotingClient(stack.broker_address), RocketMQ(stack.name_server)
     message = Message(topic, {"n": 1}, key="k").outbound(txn_id="0" * 32, position=0, owner="x")
-    first = NativeProducer(broker, f"g-{topic}", check)
-    scout = NativeProducer(broker, SCOUT_GROUP, check, instance=first._instance)
-    try:
-        first._start_alone()
-        first.send_half(message, lambda _id: Verdict.ROLLBACK)
-        scout._start_alone()
-        assert scout.is_registered(topic)
-        for _ in range(3):
-            assert explain(broker, message, "No route info").brokers_answer
-        scout.send_half(message, leave)
-        until(lambda: set(left) <= set(asked), "it is asked about what was left open", 60)
-    finally:
-        scout.close(CLOSE_SECONDS)
-        first.close(CLOSE_SECONDS)
-    assert [message_id for message_id in asked if is_txn_id(message_id)] == []  # the ids of probes
+    broker.store(SCOUT_GROUP, message, "left open", half=True)
+    for _ in range(3):
+        assert explain(cluster, message, "No route info").brokers_answer
+    left, *probes = stored
+    assert len(probes) == 3
+
+    def noted() -> set[int]:
+        notes = broker.read(OP_TOPIC, 0, broker.min_offset(OP_TOPIC, 0), 100_000)
+        return {int(offset) for note in notes for offset in note.body.split(b",") if offset}
+
+    until(lambda: set(probes) <= noted(), "the rollbacks are noted", 60)
+    assert left not in noted()

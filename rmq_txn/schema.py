@@ -161,7 +161,7 @@ def check(database: Database) -> Identity:
         DatabaseUnavailableError: the database can't be asked.
     """
     version, database_id = _read_version(database)
-    if version != VERSION and not (version > VERSION and _is_compatible(database)):
+    if not _is_usable(database, version):
         older = version < VERSION
         advice = "run: rmq-txn schema apply" if older else "install a newer rmq_txn"
         raise SchemaError(
@@ -186,6 +186,36 @@ def check(database: Database) -> Identity:
                 max_allowed_packet=packet_bytes,
             )
     return Identity(database_id, secret, None if upgraded_at is None else float(upgraded_at), version)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """
+    How the tables of a database are.
+
+    Attributes:
+        version: of the tables; None if there are none.
+        usable: this package can work with them as they are.
+        missing: columns and indexes that are not there, see `missing`; empty if there are no tables.
+    """
+
+    version: int | None
+    usable: bool
+    missing: tuple[str, ...] = ()
+
+
+def status(database: Database) -> SchemaStatus:
+    """
+    Say how the tables are; that they are missing is an answer, not an error.
+
+    Raises:
+        DatabaseUnavailableError: the database can't be asked.
+    """
+    try:
+        version, _ = _read_version(database)
+    except SchemaError:
+        return SchemaStatus(None, usable=False)
+    return SchemaStatus(version, _is_usable(database, version), tuple(missing(database)))
 
 
 def missing(database: Database) -> list[str]:
@@ -222,7 +252,9 @@ def _text(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def _is_compatible(database: Database) -> bool:
+def _is_usable(database: Database, version: int) -> bool:
+    if version <= VERSION:
+        return version == VERSION
     with database.check_session("schema") as session:
         session.execute(STATEMENTS["read_compatible_from"])
         ((oldest,),) = session.cursor.fetchall()

@@ -1,4 +1,4 @@
-"""`rmq-txn schema`: print, apply or check the tables of this package."""
+"""`rmq-txn schema`: print, apply, check the tables of this package, or say how they are."""
 
 from __future__ import annotations
 
@@ -53,6 +53,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_json(check)
     check.set_defaults(run=_check)
 
+    status = actions.add_parser(
+        "status",
+        help="say which version the tables have, which is needed, and what to do",
+        description="Look at the tables of this package, change nothing, and fail for nothing but a database "
+        "that is away: tables that are missing or older are an answer.",
+    )
+    add_url(status)
+    add_json(status)
+    status.set_defaults(run=_status)
+
 
 def _print(_arguments: argparse.Namespace) -> int:
     from rmq_txn import schema
@@ -94,5 +104,31 @@ def _check(arguments: argparse.Namespace) -> int:
         done="checked",
         version=identity.version,
         database_id=identity.database_id,
+    )
+    return exit_codes.OK
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from rmq_txn import schema
+
+    with opened(arguments) as database:
+        found = schema.status(database)
+    older = found.version is not None and found.version < schema.VERSION
+    if found.version is None:
+        tables, then = "no tables", "run: rmq-txn schema apply"
+    else:
+        tables = f"tables of version {found.version}"
+        then = "as needed" if found.usable else "install a newer rmq_txn"
+        then = "run: rmq-txn schema apply" if older else then
+        if found.missing and not older:
+            then = f"they lack {', '.join(found.missing)}: compare with `rmq-txn schema print`"
+    say(
+        f"{tables}, this package needs version {schema.VERSION}: {then}",
+        "schema",
+        done="looked",
+        version=found.version,
+        needed=schema.VERSION,
+        usable=found.usable and not found.missing,
+        missing=", ".join(found.missing),
     )
     return exit_codes.OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -197,3 +198,33 @@ def test_what_a_migration_tool_left_out_is_named(
     assert "the tables lack rmq_txn_outbox.retry_at, rmq_txn_inbox.by_age, " in capsys.readouterr().err
     schema.apply(database)
     assert schema.missing(database) == ["rmq_txn_outbox.retry_at", "rmq_txn_inbox.by_age"]
+
+
+def test_how_the_tables_are_is_told_whatever_they_are(
+    database: Database, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As needed, incomplete, too new, new and usable, older, none; it never fails."""
+
+    def told() -> tuple[str, bool]:
+        assert main(["schema", "status", "--json", "--database-url", database_url]) == exit_codes.OK
+        said = json.loads(capsys.readouterr().out)
+        return said["text"].partition(": ")[2], said["usable"]
+
+    def set_to(version: int, compatible_from: int | None) -> None:
+        with database.transaction() as txn:
+            update = "UPDATE rmq_txn_identity SET schema_version = %s, compatible_from = %s"
+            txn.execute(update, (version, compatible_from))
+
+    assert told() == ("as needed", True)
+    schema.run_script(database, "ALTER TABLE rmq_txn_inbox DROP INDEX by_age")
+    assert told() == ("they lack rmq_txn_inbox.by_age: compare with `rmq-txn schema print`", False)
+    schema.run_script(database, "ALTER TABLE rmq_txn_inbox ADD INDEX by_age (consumer_group, handled_at)")
+    set_to(schema.VERSION + 1, schema.VERSION + 1)
+    assert told() == ("install a newer rmq_txn", False)
+    set_to(schema.VERSION + 1, schema.VERSION)
+    assert told() == ("as needed", True)
+    set_to(schema.VERSION - 1, None)
+    assert told() == ("run: rmq-txn schema apply", False)
+    for table in re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", schema.script()):
+        schema.run_script(database, f"DROP TABLE {table}")
+    assert told() == ("run: rmq-txn schema apply", False)

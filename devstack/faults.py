@@ -93,6 +93,22 @@ def make_plan(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """
+    A fault that is over.
+
+    Attributes:
+        fault: as it was planned.
+        began: when it was there, in seconds since the epoch.
+        ended: when it was taken away; what was killed is started from then on.
+    """
+
+    fault: Fault
+    began: float
+    ended: float
+
+
 class FaultMachine:
     """
     Carries out a plan, each fault in a thread of its own; one at a time for each target.
@@ -102,6 +118,9 @@ class FaultMachine:
         lines: the proxies, by name.
         switches: by name, what turns a fault on or off; it raises OSError while its server is away.
         say: prints a line.
+
+    Attributes:
+        happened: the faults that are over, in the order of their ends.
     """
 
     def __init__(
@@ -117,6 +136,7 @@ class FaultMachine:
         self._say = say
         self._one_at_a_time = {name: threading.Lock() for name in (*keepers, *lines, *switches)}
         self._stop = threading.Event()
+        self.happened: list[Happened] = []
 
     def run(self, plan: Sequence[Fault]) -> None:
         """Return when every fault is over; what was killed may still be starting."""
@@ -131,6 +151,24 @@ class FaultMachine:
         for thread in threads:
             thread.join()
 
+    def run_in_turn(
+        self, faults: Sequence[Fault], *, calm_seconds: float, wait_well: Callable[[], None]
+    ) -> None:
+        """
+        Let faults happen one after the other, whatever their `at`: what is seen belongs to one of them.
+
+        Args:
+            faults: in this order.
+            calm_seconds: between two of them, and before the first and after the last one.
+            wait_well: returns when what the last one broke works again; calm begins then.
+        """
+        for fault in faults:
+            if self._stop.wait(calm_seconds):
+                return
+            self._apply(fault)
+            wait_well()
+        self._stop.wait(calm_seconds)
+
     def stop(self) -> None:
         """End the faults that last, begin no more."""
         self._stop.set()
@@ -138,12 +176,14 @@ class FaultMachine:
     def _apply(self, fault: Fault) -> None:
         with self._one_at_a_time[fault.target]:
             self._say(str(fault))
+            began = time.time()
             if fault.target in self._lines:
                 self._break_line(fault)
             elif fault.target in self._switches:
                 self._turn(fault)
             else:
                 self._break_process(fault)
+            self.happened.append(Happened(fault, began, time.time()))
 
     def _break_line(self, fault: Fault) -> None:
         proxy = self._lines[fault.target]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 from devstack import hurried
 from devstack.errors import StackError
 from devstack.evidence import Evidence
-from devstack.faults import Fault, FaultMachine
+from devstack.faults import Fault, FaultMachine, Happened
 from devstack.keeper import Keeper
 from devstack.ledger import Books, Ledger, drop_the_key_that_hides_duplicates
 from devstack.load import SEEDS, Load
@@ -27,6 +27,7 @@ from devstack.services import (
     TOPIC,
     DemoService,
     account_service,
+    page_settings,
     points_service,
     start_together,
     stop_together,
@@ -59,9 +60,19 @@ class Lab:
         impatient: the broker gives a half message up after three questions, and the outbox of the
             account service is hurried accordingly.
         redeliveries: the broker's pauses between them, as `messageDelayLevel`; None: those of tests.
+        buttons: the services take the faults of single transfers, as the buttons of the demo page ask for.
+        asks_after_seconds: how old a half message is when the broker asks about it; None: as in tests.
     """
 
-    def __init__(self, folder: Path, *, impatient: bool = False, redeliveries: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        impatient: bool = False,
+        redeliveries: str | None = None,
+        buttons: bool = False,
+        asks_after_seconds: float | None = None,
+    ) -> None:
         self._began = time.monotonic()
         self._cleanup = ExitStack()
         more = {} if redeliveries is None else {"messageDelayLevel": redeliveries}
@@ -70,13 +81,17 @@ class Lab:
             advertised_host=_BROKER_HOST,
             transaction_check_max=hurried.QUESTIONS if impatient else _MANY_QUESTIONS,
             broker_properties=more,
+            **({} if asks_after_seconds is None else {"transaction_timeout_seconds": asks_after_seconds}),
         )
         self._account_module = "devstack.hurried" if impatient else "demo_account_service"
         forget_data(settings)
         self.stack = LocalStack(settings)
         self.lines: dict[str, TcpProxy] = {}
         self.keepers: dict[str, Keeper] = {}
-        self.switches = {"writes to the databases": self.stack.set_read_only}
+        self._buttons = buttons
+        self.switches: dict[str, Callable[[bool], None]] = {
+            "writes to the databases": self.stack.set_read_only
+        }
         self.accounts: list[DemoService] = []
         self.points: list[DemoService] = []
 
@@ -103,14 +118,14 @@ class Lab:
         self._add_line("the name server", TcpProxy(HOST, ports.name_server))
         self._cleanup.enter_context(stack)
         stack.create_topic(TOPIC)
-        first_port = free_port_block()
+        self._first_port = free_port_block()
         for number in (1, 2):
             name = f"account-{number}"
             more = self._lines_of(name, "ACCOUNT_SERVICE_", ACCOUNT_DATABASE)
             service = account_service(
                 stack,
                 stack.settings.folder,
-                port=first_port + number,
+                port=self._first_port + number,
                 seeds=SEEDS,
                 name=name,
                 more=more,
@@ -120,7 +135,7 @@ class Lab:
             name = f"points-{number}"
             more = self._lines_of(name, "POINTS_SERVICE_", POINTS_DATABASE)
             service = points_service(
-                stack, stack.settings.folder, port=first_port + 4 + number, name=name, more=more
+                stack, stack.settings.folder, port=self._first_port + 4 + number, name=name, more=more
             )
             self.points.append(service)
         services = (*self.accounts, *self.points)
@@ -141,13 +156,21 @@ class Lab:
         proxy = self._add_line(f"the database of {name}", proxied(url))
         name_server = self.lines["the line to the name server"]
         return {
+            **self._buttons_of(name, prefix),
             f"{prefix}DATABASE_URL": through(url, proxy),
             f"{prefix}NAME_SERVER": f"{HOST}:{name_server.port}",
         }
 
-    def start_load(self, clients: int) -> Load:
+    def _buttons_of(self, name: str, prefix: str) -> dict[str, str]:
+        """Two processes have two folders: what is armed is remembered by the one that was asked."""
+        if not self._buttons:
+            return {}
+        for_account, for_points = page_settings(self.stack.settings.folder / name, self._first_port + 5)
+        return for_account if prefix == "ACCOUNT_SERVICE_" else for_points
+
+    def start_load(self, clients: int, *, pause_seconds: float = 0.0) -> Load:
         """Let some clients transfer money, on both processes of the account service."""
-        load = Load(self.accounts, secrets.token_hex(3), clients=clients)
+        load = Load(self.accounts, secrets.token_hex(3), clients=clients, pause_seconds=pause_seconds)
         self._cleanup.callback(load.stop)
         load.start()
         return load
@@ -166,12 +189,19 @@ class Lab:
                 self.say(f"{len(load.committed)} of {transfers} transfers are committed")
             time.sleep(_LOOK_SECONDS)
 
+    def run_in_turn(self, faults: Sequence[Fault], *, calm_seconds: float) -> list[Happened]:
+        """Let faults happen one after the other, with calm between; return when each of them was there."""
+        machine = FaultMachine(self.keepers, self.lines, self.switches, self.say)
+        try:
+            machine.run_in_turn(faults, calm_seconds=calm_seconds, wait_well=self._wait_up)
+        finally:
+            machine.stop()
+        return machine.happened
+
     def heal(self, load: Load) -> Books:
         """End the load; wait until every transfer has its points, and then for what comes too late."""
         load.stop()
-        deadline = time.monotonic() + _READY_SECONDS
-        for keeper in self.keepers.values():
-            self._wait_ready(keeper.server, deadline)
+        self._wait_up()
         self.say("all is up again, waiting for the last answers and points")
         load.join(_HEAL_SECONDS)
         with Ledger(self.stack) as ledger:
@@ -184,6 +214,11 @@ class Lab:
             self.say(f"{len(books.entries)} of {len(books.transfers)}; now {_QUIET_SECONDS:g} s of quiet")
             time.sleep(_QUIET_SECONDS)
             return self._read(ledger)
+
+    def _wait_up(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        for keeper in reversed(self.keepers.values()):  # the servers first, then who needs them
+            self._wait_ready(keeper.server, deadline)
 
     def _wait_ready(self, server: Server, deadline: float) -> None:
         while True:

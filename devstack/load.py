@@ -30,11 +30,15 @@ class Load:
         services: processes of the account service; each request goes to any of them.
         run: begins every transfer id.
         clients: threads.
+        pause_seconds: how long each of them rests after a transfer.
     """
 
-    def __init__(self, services: Sequence[DemoService], run: str, *, clients: int) -> None:
+    def __init__(
+        self, services: Sequence[DemoService], run: str, *, clients: int, pause_seconds: float = 0.0
+    ) -> None:
         self._services = services
         self._run = run
+        self._pause_seconds = pause_seconds
         self._stop = threading.Event()
         self._give_up = threading.Event()
         self._lock = threading.Lock()
@@ -75,6 +79,7 @@ class Load:
                 self._number += 1
                 number = self._number
             self._transfer(f"{self._run}-{number:06}")
+            self._stop.wait(self._pause_seconds)
 
     def _transfer(self, transfer_id: str) -> None:
         payer, payee = random.sample(USERS, 2)

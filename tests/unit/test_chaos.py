@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,14 @@ import pytest
 from devstack import chaos
 from devstack.chaos import problems, sentence
 from devstack.evidence import Evidence
-from devstack.faults import LINE_FAULTS, PROCESS_FAULTS, SWITCH_FAULTS, Fault, FaultMachine, make_plan
+from devstack.faults import (
+    LINE_FAULTS,
+    PROCESS_FAULTS,
+    SWITCH_FAULTS,
+    Fault,
+    FaultMachine,
+    make_plan,
+)
 from devstack.ledger import Books, Entry, Transfer
 from devstack.load import SEEDS, Load
 from devstack.proxy import TcpProxy
@@ -65,6 +73,23 @@ def test_a_switch_is_off_in_the_end_even_if_its_server_was_away() -> None:
     FaultMachine({}, {}, {"writes": turn}, said.append).run([Fault(0.0, "read-only", "writes", 0.01)])
     assert turned == [True, False]
     assert said == ["read-only: writes, for 0.0 s"]
+
+
+def test_faults_in_turn_wait_until_all_is_well_and_are_noted() -> None:
+    """From before it was turned on until it was off; the next one only after that, and after calm."""
+    told: list[tuple[str, float]] = []
+
+    def tell(what: str) -> None:
+        told.append((what, time.time()))
+
+    machine = FaultMachine({}, {}, {"writes": lambda on: tell("on" if on else "off")}, lambda _text: None)
+    faults = [Fault(99.0, "read-only", "writes", seconds) for seconds in (0.02, 0.01)]
+    machine.run_in_turn(faults, calm_seconds=0.01, wait_well=lambda: tell("well"))
+    assert [what for what, _ in told] == ["on", "off", "well"] * 2
+    assert [noted.fault for noted in machine.happened] == faults
+    (first, _), (second, _) = [(noted.began, noted.ended) for noted in machine.happened]
+    moments = [moment for _, moment in told]
+    assert first <= moments[0] < moments[1] <= machine.happened[0].ended <= moments[2] < second <= moments[3]
 
 
 BOOKS = Books(

@@ -46,7 +46,9 @@ class Watched:
     folder: Path
 
     def scrape(self) -> dict[str, float]:
-        return promtool.series({service.name: service.metrics() for service in self.demo.services})
+        return promtool.series(
+            {service.name: promtool.scraped(service.url) for service in self.demo.services}
+        )
 
     def sees(self, name: str, wanted: float) -> dict[str, float]:
         """Return the first scrape in which the sum of a metric is at least this; 0: is this."""
@@ -146,6 +148,29 @@ def test_nothing_fires_while_transfers_earn_points(watched: Watched, unique: str
     assert watched.demo.transfer(unique).status == 201
     watched.demo.wait_for_points(unique)
     watched.fires(before, watched.healthy(), goes_on=True)
+
+
+def test_a_process_that_is_dead(watched: Watched) -> None:
+    """What it said before is known no more, so that it alone would look well."""
+    before = watched.healthy()
+    watched.demo.points.kill()
+    try:
+        watched.fires(before, watched.scrape(), "RmqTxnProcessSilent")
+    finally:
+        watched.demo.points.start()
+    watched.healthy()
+
+
+@pytest.mark.long
+def test_a_process_that_is_frozen(watched: Watched) -> None:
+    """Its port is open and it says nothing."""
+    before = watched.healthy()
+    watched.demo.account.pause()
+    try:
+        watched.fires(before, watched.scrape(), "RmqTxnProcessSilent")
+    finally:
+        watched.demo.account.resume()
+    watched.healthy()
 
 
 def test_a_parked_message(watched: Watched) -> None:

@@ -7,8 +7,10 @@ an hour: the first holds for half of it, then the second one; or things go on as
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -26,6 +28,7 @@ BEFORE, AFTER = "30m", "37m"
 LATER = "55m"
 """Moments of that hour: the fault begins at 30; the longest `for` of a gauge is 5 minutes."""
 _MINUTES = 30
+_SCRAPE_SECONDS = 10.0  # `scrape_timeout`, unless somebody changes it
 
 Series = Mapping[str, float]
 
@@ -45,10 +48,26 @@ def find(cache_folder: Path) -> Path:
     return program
 
 
-def series(scrapes: Mapping[str, str]) -> dict[str, float]:
-    """Return the value of each series of rmq_txn, by its name with labels; `scrapes` is by job."""
+def scraped(url: str) -> str | None:
+    """Return what a service says at /metrics within the time that Prometheus grants; None: nothing."""
+    try:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=_SCRAPE_SECONDS) as answer:
+            return str(answer.read().decode())
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def series(scrapes: Mapping[str, str | None]) -> dict[str, float]:
+    """
+    Return the value of each series of rmq_txn, and of `up`, by its name with labels.
+
+    `scrapes` is by job; None is one that failed, of which Prometheus knows `up` alone.
+    """
     found: dict[str, float] = {}
     for job, text in scrapes.items():
+        found[f'up{{instance="{job}:8000",job="{job}"}}'] = float(text is not None)
+        if text is None:
+            continue
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = {**sample.labels, "job": job, "instance": f"{job}:8000"}

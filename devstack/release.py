@@ -55,14 +55,25 @@ def check(files: list[Path]) -> None:
 
 def try_out(file: Path, folder: Path) -> None:
     """Install a file with its extra into an environment of its own below `folder`, and use it there."""
+    programs = install(folder, f"{file}[native-install]")
+    for program, *arguments in TRIED:
+        run([str(programs / program), *arguments], folder)
+
+
+def install(folder: Path, *requirements: str) -> Path:
+    """
+    Make an environment below `folder` with these requirements and nothing else; return its programs' folder.
+
+    Raises:
+        ReleaseError: that failed, or what was installed does not fit together.
+    """
     environment = folder / "environment"
     run([sys.executable, "-m", "venv", "--without-pip", str(environment)], folder)
     programs = environment / "bin"
     pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "--disable-pip-version-check"]
-    run([*pip, "install", "--no-compile", f"{file}[native-install]"], folder)
+    run([*pip, "install", "--no-compile", *requirements], folder)
     run([*pip, "check"], folder)
-    for program, *arguments in TRIED:
-        run([str(programs / program), *arguments], folder)
+    return programs
 
 
 def run(command: list[str], folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ import httpx
 import pymysql
 import pytest
 
-from devstack import LocalStack
+from devstack import LocalStack, release
 from rmq_txn import Database, schema
 from rmq_txn.database.pool import parse_url
 from tests.conftest import CHECKOUT
+from tests.kit.documents import blocks
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
@@ -196,6 +198,31 @@ def comes_right(copy: Copy) -> None:
 def test_an_example_killed_after_its_commit_comes_right_exactly_once(make: Make, name: str) -> None:
     """The money is gone and nobody was told; after the start the points arrive, and a repeat adds nothing."""
     comes_right(make(name))
+
+
+@pytest.fixture(scope="module")
+def of_the_wheel(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the Python of a new environment: the wheel with its extras, what the examples say they need."""
+    folder = tmp_path_factory.mktemp("wheel")
+    (wheel,) = (file for file in release.build(folder, isolated=False) if file.suffix == ".whl")
+    ((line, *_),) = (block.splitlines() for block in blocks((EXAMPLES / "README.md").read_text(), "sh"))
+    _pip, _install, ours, *others = shlex.split(line)
+    programs = release.install(folder, ours.replace("rmq-txn", str(wheel)), *others)
+    release.run([str(programs / "rmq-txn"), "native", "install"], folder)
+    return str(programs / "python")
+
+
+@pytest.mark.long
+@pytest.mark.local_stack
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_example_comes_right_in_an_environment_that_has_only_the_wheel(
+    make: Make, of_the_wheel: str, name: str
+) -> None:
+    """Nothing of the checkout is imported: the process that was killed says where its package was."""
+    copy = make(name, of_the_wheel, [])
+    comes_right(copy)
+    _txn_id, package = (copy.folder / "killed").read_text().split()
+    assert Path(package).is_relative_to(Path(of_the_wheel).parents[1])
 
 
 def test_each_example_has_less_than_150_lines() -> None:

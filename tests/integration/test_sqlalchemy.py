@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
-import pymysql
 import pytest
 import sqlalchemy
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from devstack import Stack
 from rmq_txn import Database, Delivery, Reject, Transaction
 from rmq_txn.consumer.parking import ParkedState
-from rmq_txn.database.pool import parse_url
-from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import (
-    DatabaseUnavailableError,
-    FencedError,
-    InDoubtError,
     LifecycleError,
     SettingsError,
-    TransactionLostError,
 )
 from rmq_txn.join.sqlalchemy import joined, joins
 from tests.conftest import prepared_url
 from tests.kit.desk import Desk
-from tests.kit.kills import killed_before
 from tests.kit.rows import rows
-from tests.kit.statements import COMMIT, hooked
+from tests.kit.sqlalchemy_site import Effect, engine_for
 from tests.kit.wait import until
 
 pytestmark = pytest.mark.servers
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Effect(Base):
-    __tablename__ = "effect"
-    n: Mapped[int] = mapped_column(primary_key=True)
-    id: Mapped[str]
-    note: Mapped[str | None]
-
-
-# The driver of the service's own engine: mysqlclient by hand, where it is installed.
-DRIVER = importlib.import_module("MySQLdb" if os.environ.get("SQLALCHEMY_ON_MYSQLCLIENT") else "pymysql")
-
-
-def engine_for(url: str) -> sqlalchemy.Engine:
-    parameters = parse_url(url)
-    return sqlalchemy.create_engine(
-        f"mysql+{DRIVER.__name__.lower()}://",
-        creator=lambda: DRIVER.connect(**parameters),
-        poolclass=sqlalchemy.NullPool,
-    )
 
 
 @pytest.fixture
@@ -303,77 +269,6 @@ def test_a_session_that_commits_past_us_is_told_to_leave_begin_out(
     assert desk.effects() == []
     publish(desk, session, "b")
     assert desk.effects() == ["b"]
-
-
-def test_ddl_and_a_swallowed_end_of_the_transaction_are_told(
-    desk: Desk, sessions: sessionmaker[Session]
-) -> None:
-    session = sessions()
-    for statement in ("CREATE TABLE made (id INT)", "COMMIT"):
-
-        def work(txn: Any, statement: str = statement) -> None:
-            session.execute(sqlalchemy.text(statement))
-            txn.publish(desk.topic, {"id": "never"})
-
-        with pytest.raises(TransactionLostError):
-            block(desk, session, work)
-
-
-def test_a_fence_in_the_way_is_told(desk: Desk, sessions: sessionmaker[Session]) -> None:
-    session = sessions()
-
-    def work(txn: Any) -> None:
-        session.add(Effect(id="a"))
-        with pymysql.connect(**parse_url(desk.url), autocommit=True) as beside, beside.cursor() as cursor:
-            cursor.execute(STATEMENTS["insert_log_row"], (txn.txn_id, 2, ""))
-        txn.publish(desk.topic, {"id": "never"})
-
-    with pytest.raises(FencedError):
-        block(desk, session, work)
-    assert desk.effects() == []
-
-
-@pytest.mark.parametrize("at", range(1, 9))
-def test_a_connection_killed_between_any_two_statements_has_one_truth(
-    desk: Desk, sessions: sessionmaker[Session], at: int
-) -> None:
-    """Either all of it, and a receipt; or nothing, and an error that says so."""
-    session = sessions()
-    publish(desk, session, "first")  # the dialect meets the server here
-    outcome: BaseException | None = None
-    with killed_before(desk.url, at):
-        try:
-            publish(desk, session, "a")
-        except Exception as error:  # noqa: BLE001 - which one is the question
-            outcome = error
-    if outcome is None:
-        assert "a" in desk.effects()
-    else:
-        assert isinstance(outcome, DatabaseUnavailableError), repr(outcome)
-        assert "a" not in desk.effects()
-    publish(desk, session, "afterwards")
-    assert desk.effects()[-1] == "afterwards"
-
-
-def test_a_lost_answer_to_commit_is_resolved_or_in_doubt_as_without_a_session(
-    desk: Desk, sessions: sessionmaker[Session]
-) -> None:
-    """By the oracle for a producer; of a plain transaction nobody can say."""
-
-    def lost(_session: object, sql: str) -> None:
-        if sql == COMMIT:
-            raise pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query")
-
-    session = sessions()
-    with hooked(after=lost):
-        publish(desk, session, "a")
-        with (
-            pytest.raises(InDoubtError, match="the answer to COMMIT was lost"),
-            desk.database.transaction(join=joined(session)),
-        ):
-            session.add(Effect(id="b"))
-    assert desk.effects() == ["a", "b"]
-    publish(desk, session, "c")
 
 
 def test_a_handler_gets_a_session_whose_writes_commit_with_the_inbox_row(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -17,19 +17,39 @@ from tests.kit.wait import until
 
 
 @contextmanager
-def killed_before(url: str, at: int) -> Iterator[None]:
-    """Kill the connection of this thread's transaction before its query number `at`."""
-    thread, seen, query = threading.get_ident(), 0, WatchedConnection.query
+def before_each(hook: Callable[[WatchedConnection, str], object]) -> Iterator[None]:
+    """Call `hook` before each query of this thread's transactions, COMMIT among them."""
+    thread, query, commit = threading.get_ident(), WatchedConnection.query, WatchedConnection.commit
 
-    def hooked(connection: WatchedConnection, sql: Any, unbuffered: bool = False) -> int:
-        nonlocal seen
+    def hooked_query(connection: WatchedConnection, sql: Any, unbuffered: bool = False) -> int:
         if threading.get_ident() == thread:
-            seen += 1
-            if seen == at:
-                kill(url, connection.thread_id())
+            hook(connection, str(sql))
         return query(connection, sql, unbuffered)
 
-    with mock.patch.object(WatchedConnection, "query", hooked):
+    def hooked_commit(connection: WatchedConnection) -> None:
+        if threading.get_ident() == thread:
+            hook(connection, "COMMIT")
+        commit(connection)
+
+    with (
+        mock.patch.object(WatchedConnection, "query", hooked_query),
+        mock.patch.object(WatchedConnection, "commit", hooked_commit),
+    ):
+        yield
+
+
+@contextmanager
+def killed_before(url: str, at: int) -> Iterator[None]:
+    """Kill the connection of this thread's transaction before its query number `at`."""
+    seen = 0
+
+    def kill_it(connection: WatchedConnection, _sql: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            kill(url, connection.thread_id())
+
+    with before_each(kill_it):
         yield
     assert seen >= at
 

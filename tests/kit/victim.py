@@ -7,10 +7,14 @@ wrapped transport or hooks between statements.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
+
+import pymysql
 
 from rmq_txn import (
     Database,
@@ -21,9 +25,11 @@ from rmq_txn import (
     Transaction,
     TransactionProducer,
 )
+from rmq_txn.aio import AsyncTransaction
+from rmq_txn.database.pool import parse_url
 from rmq_txn.database.session import Session
 from rmq_txn.message import Outbound
-from rmq_txn.transport import Deliver, Execute
+from rmq_txn.transport import Checker, Deliver, Execute
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.statements import COMMIT, hooked
 from tests.kit.transports import Wrapped, kill_9_myself
@@ -77,21 +83,90 @@ def produce(name_server: str, url: str, topic: str, group: str, form: str, point
         if armed.is_set():
             print(message.properties["rmq_txn_id"], flush=True)
 
-    broker = Wrapped(RocketMQ(name_server), around_execute=around, on_send=tell)
-    producer = TransactionProducer(group=group, broker=broker, database=Database.mysql(url), topics=[topic])
+    def asks_another(_check: Checker) -> Checker:
+        return lambda _question: Verdict.UNKNOWN  # a test looks for who answers after all died
+
+    broker = Wrapped(RocketMQ(name_server), around_execute=around, around_check=asks_another, on_send=tell)
+    database = Database.mysql(url, isolation_level="read committed" if form == "django" else None)
+    producer = TransactionProducer(group=group, broker=broker, database=database, topics=[topic])
     producer.start()
     armed.set()
 
-    def work(txn: Transaction) -> None:
-        txn.execute("INSERT INTO effect (id) VALUES (%s)", (id_,))
-
     with _kill_at(point, "rmq_txn_log"):
-        if form == "b":
-            producer.send_in_transaction(Message(topic, {"id": id_}), work)
-        else:
-            with producer.transaction() as txn:
-                work(txn)
-                txn.publish(topic, {"id": id_})
+        FORMS[form](producer, url, Message(topic, {"id": id_}), id_)
+
+
+INSERT = "INSERT INTO effect (id) VALUES (%s)"
+
+
+def _block(producer: TransactionProducer, _url: str, message: Message, id_: str) -> None:
+    with producer.transaction() as txn:
+        txn.execute(INSERT, (id_,))
+        txn.publish(message.topic, message.body)
+
+
+def _work(producer: TransactionProducer, _url: str, message: Message, id_: str) -> None:
+    producer.send_in_transaction(message, lambda txn: txn.execute(INSERT, (id_,)))
+
+
+def _block_of_a_task(producer: TransactionProducer, _url: str, message: Message, id_: str) -> None:
+    async def task() -> None:
+        async with producer.atransaction() as txn:
+            await txn.execute(INSERT, (id_,))
+            txn.publish(message.topic, message.body)
+
+    asyncio.run(task())
+
+
+def _work_of_a_task(producer: TransactionProducer, _url: str, message: Message, id_: str) -> None:
+    async def work(txn: AsyncTransaction) -> None:
+        await txn.execute(INSERT, (id_,))
+
+    async def task() -> None:
+        await producer.asend_in_transaction(message, work)
+
+    asyncio.run(task())
+
+
+def _block_of_sqlalchemy(producer: TransactionProducer, _url: str, message: Message, id_: str) -> None:
+    import sqlalchemy
+    from sqlalchemy.orm import Session
+
+    from rmq_txn.join.sqlalchemy import joined
+
+    with Session() as session, producer.transaction(join=joined(session)) as txn:
+        session.execute(sqlalchemy.text("INSERT INTO effect (id) VALUES (:id)"), {"id": id_})
+        txn.publish(message.topic, message.body)
+
+
+def _block_of_django(producer: TransactionProducer, url: str, message: Message, id_: str) -> None:
+    from rmq_txn.join.django import joined
+    from tests.kit.django_site import Effect, aliases
+
+    with aliases() as alias:
+        alias("default", url)
+        with producer.transaction(join=joined()) as txn:
+            Effect.objects.create(id=id_)
+            txn.publish(message.topic, message.body)
+
+
+def _beside_the_block(producer: TransactionProducer, url: str, message: Message, id_: str) -> None:
+    """Be broken: the work commits on a connection of its own, as that of a session that was not joined."""
+    with producer.transaction() as txn:
+        with pymysql.connect(**parse_url(url), autocommit=True) as own:
+            own.cursor().execute(INSERT, (id_,))
+        txn.publish(message.topic, message.body)
+
+
+FORMS: dict[str, Callable[[TransactionProducer, str, Message, str], None]] = {
+    "a": _block,
+    "b": _work,
+    "async-a": _block_of_a_task,
+    "async-b": _work_of_a_task,
+    "sqlalchemy": _block_of_sqlalchemy,
+    "django": _block_of_django,
+    "broken": _beside_the_block,
+}
 
 
 def consume(name_server: str, url: str, topic: str, group: str, point: str) -> None:

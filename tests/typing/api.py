@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 from typing_extensions import assert_type
 
 from rmq_txn import (
@@ -23,6 +25,7 @@ from rmq_txn import (
     TransactionProducer,
 )
 from rmq_txn.aio import AsyncTransaction
+from rmq_txn.join.sqlalchemy import joined, joins
 from rmq_txn.testing import CrashPoints, MemoryBroker
 from rmq_txn.transport import ProducerTransport, Transport
 from rmq_txn.transport.wrapped import Wrapped
@@ -104,6 +107,15 @@ async def on_a_loop() -> None:
 
 
 producer.send_in_transaction(message, adebit)  # type: ignore[arg-type]
+
+# What can be joined is a session for threads, also to a block of a task.
+with producer.transaction(join=joined(Session())) as txn:
+    assert_type(txn.session, Any)
+joined(AsyncSession())  # type: ignore[arg-type]
+joins(sessionmaker(class_=Session))
+joins(async_sessionmaker())  # type: ignore[arg-type]
+producer.transaction(join=Session())  # type: ignore[arg-type]
+IdempotentConsumer(group="c", broker=broker, database=database, join=joined(Session()))  # type: ignore[arg-type]
 
 # A value stays what it is.
 message.topic = "other"  # type: ignore[misc]

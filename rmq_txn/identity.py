@@ -9,6 +9,8 @@ import re
 import time
 from dataclasses import dataclass, field
 
+from rmq_txn.errors import SettingsError
+
 PROPERTY_TXN_ID = "rmq_txn_id"
 PROPERTY_POSITION = "rmq_txn_n"
 PROPERTY_OWNER = "rmq_txn_owner"
@@ -46,6 +48,14 @@ def new_txn_id(unix_seconds: float | None = None) -> str:
 def is_txn_id(text: str) -> bool:
     """Whether `text` has the form of a transaction id of this package."""
     return _TXN_ID.fullmatch(text) is not None
+
+
+def require_txn_id(text: str) -> None:
+    """Raise `SettingsError` if what a person gave has not the form of a transaction id."""
+    if not is_txn_id(text):
+        raise SettingsError(
+            f"TXN_ID is {text!r}, allowed are 32 hex digits in lower case, as in log lines and receipts"
+        )
 
 
 def is_position(text: str) -> bool:

@@ -30,6 +30,8 @@ _NO_SUCH_TABLE = 1146
 _EXISTS_ALREADY = frozenset({1060, 1061})
 """A column, an index."""
 _SECRET_BYTES = 32
+_APPLY = "run: rmq-txn schema apply"
+_NEWER_PACKAGE = "install a newer rmq_txn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +164,9 @@ def check(database: Database) -> Identity:
     """
     version, database_id = _read_version(database)
     if not _is_usable(database, version):
-        older = version < VERSION
-        advice = "run: rmq-txn schema apply" if older else "install a newer rmq_txn"
         raise SchemaError(
             f"the tables of rmq_txn in this database have version {version}, "
-            f"this package needs version {VERSION}; {advice}"
+            f"this package needs version {VERSION}; {_APPLY if version < VERSION else _NEWER_PACKAGE}"
         )
     with database.check_session("schema") as session:
         session.execute(STATEMENTS["read_identity"])
@@ -195,13 +195,22 @@ class SchemaStatus:
 
     Attributes:
         version: of the tables; None if there are none.
-        usable: this package can work with them as they are.
+        usable: this package can work with that version.
         missing: columns and indexes that are not there, see `missing`; empty if there are no tables.
     """
 
     version: int | None
     usable: bool
     missing: tuple[str, ...] = ()
+
+    @property
+    def advice(self) -> str:
+        """What is to be done; empty if they are as needed."""
+        if self.version is None or self.version < VERSION:
+            return _APPLY
+        if self.missing:
+            return f"they lack {', '.join(self.missing)}: compare with `rmq-txn schema print`"
+        return "" if self.usable else _NEWER_PACKAGE
 
 
 def status(database: Database) -> SchemaStatus:
@@ -271,5 +280,5 @@ def _read_version(database: Database) -> tuple[int, str]:
                 raise
             row = None
     if row is None:
-        raise SchemaError("the tables of rmq_txn are missing from this database; run: rmq-txn schema apply")
+        raise SchemaError(f"the tables of rmq_txn are missing from this database; {_APPLY}")
     return int(row[0]), row[1].decode("ascii")

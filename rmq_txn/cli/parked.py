@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rmq_txn.consumer import IdempotentConsumer
     from rmq_txn.consumer.parking import Failure
     from rmq_txn.database import Database
-    from rmq_txn.database.transaction import Transaction
 
 _MOST_REPLAYED = 10_000
 
@@ -127,10 +126,10 @@ def _replay(arguments: argparse.Namespace) -> int:
 
     with loaded_consumer(arguments.target) as consumer:
         with consumer.database.transaction(read_only=True) as txn:
+            found = parking.failures(txn, consumer.group, _MOST_REPLAYED)
             if arguments.key is not None:
-                keys = [_key(txn, consumer.group, arguments.key)]
+                keys = [_key(found, arguments.key)]
             else:
-                found = parking.failures(txn, consumer.group, _MOST_REPLAYED)
                 keys = [failure.key for failure in found if failure.state is not parking.ParkedState.FAILING]
         return replay_all(consumer, keys, rate=arguments.rate, force=arguments.force)
 
@@ -166,7 +165,8 @@ def _show(arguments: argparse.Namespace) -> int:
     from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction(read_only=True) as txn:
-        parked = parking.read(txn, arguments.group, _key(txn, arguments.group, arguments.key))
+        found = parking.failures(txn, arguments.group, _MOST_REPLAYED)
+        parked = parking.read(txn, arguments.group, _key(found, arguments.key))
     if parked is None:
         raise RmqTxnError(f"no message of group {arguments.group!r} is parked under key {arguments.key!r}")
     failure, delivery = parked.failure, parked.delivery
@@ -195,8 +195,8 @@ def _drop(arguments: argparse.Namespace) -> int:
     from rmq_txn.consumer import parking
 
     with _checked_database(arguments) as database, database.transaction() as txn:
-        key = _key(txn, arguments.group, arguments.key)
         found = parking.failures(txn, arguments.group, _MOST_REPLAYED)
+        key = _key(found, arguments.key)
         if not parking.unpark(txn, arguments.group, key):
             raise RmqTxnError(
                 f"no message of group {arguments.group!r} is parked under key {arguments.key!r}"
@@ -221,15 +221,13 @@ def _shown(failure: Failure) -> str:
     )
 
 
-def _key(txn: Transaction, group: str, shown: str) -> str:
+def _key(found: Sequence[Failure], shown: str) -> str:
     """
     Return the key that a person means: as it is, or as `list` shows one that no terminal may get.
 
     A key is up to whoever sends to the topic; what was copied from the list has escapes in it.
     """
-    from rmq_txn.consumer import parking
-
-    keys = [failure.key for failure in parking.failures(txn, group, _MOST_REPLAYED)]
+    keys = [failure.key for failure in found]
     if shown in keys:
         return shown
     return next((key for key in keys if one_line(key) == shown), shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -81,14 +82,19 @@ def _recover(arguments: argparse.Namespace) -> int:
     brokers = cluster(arguments)
     counts: Counter[str] = Counter()
     open_ends = False
-    with opened(arguments) as database:
-        recovery = Recovery(
-            database,
-            schema.check(database),
-            brokers,
-            retention_seconds=arguments.retention_days * 86_400,
-            publish=arguments.yes,
-            by=arguments.by or audit.operator(),
+    with ExitStack() as resources:
+        database = resources.enter_context(opened(arguments))
+        recovery = resources.enter_context(
+            closing(
+                Recovery(
+                    database,
+                    schema.check(database),
+                    brokers,
+                    retention_seconds=arguments.retention_days * 86_400,
+                    publish=arguments.yes,
+                    by=arguments.by or audit.operator(),
+                )
+            )
         )
         cases: Iterable[Case]
         if arguments.txn_ids:

@@ -113,22 +113,14 @@ def _status(arguments: argparse.Namespace) -> int:
 
     with opened(arguments) as database:
         found = schema.status(database)
-    older = found.version is not None and found.version < schema.VERSION
-    if found.version is None:
-        tables, then = "no tables", "run: rmq-txn schema apply"
-    else:
-        tables = f"tables of version {found.version}"
-        then = "as needed" if found.usable else "install a newer rmq_txn"
-        then = "run: rmq-txn schema apply" if older else then
-        if found.missing and not older:
-            then = f"they lack {', '.join(found.missing)}: compare with `rmq-txn schema print`"
+    tables = "no tables" if found.version is None else f"tables of version {found.version}"
     say(
-        f"{tables}, this package needs version {schema.VERSION}: {then}",
+        f"{tables}, this package needs version {schema.VERSION}: {found.advice or 'as needed'}",
         "schema",
         done="looked",
         version=found.version,
         needed=schema.VERSION,
-        usable=found.usable and not found.missing,
+        usable=not found.advice,
         missing=", ".join(found.missing),
     )
     return exit_codes.OK

@@ -324,9 +324,8 @@ class Handling:
             raise
 
     def _replay(self, key: str, delivery: Delivery, handler: Handler) -> bool:
-        now = self._claims.of(
-            delivery
-        )  # another key if the user's function was mended, or version 2 parked it
+        # Another key than that of the parked row, if the user's function was mended, or version 2 parked it.
+        now = self._claims.of(delivery)
         held = key in (now.key, now.former_key)  # by the parked row that we replay
         with self._transactions.transaction(join=self._join and self._join()) as txn:
             fresh = inbox.claim(txn, self._group, now.key, None if held else now.former_key)

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from rmq_txn import audit
 from rmq_txn.consumer.parking import ParkedState
 from rmq_txn.database import Database
-from rmq_txn.database.sideline import Sideline
 from rmq_txn.database.sql import STATEMENTS
-from rmq_txn.errors import SettingsError
-from rmq_txn.identity import Owner, age_seconds, is_txn_id
+from rmq_txn.identity import Owner, age_seconds, require_txn_id
+from rmq_txn.producer import txlog
 from rmq_txn.producer.txlog import LogState
 from rmq_txn.pruning import inbox_groups
 from rmq_txn.remoting.broker_facts import BrokerFacts, HalfMessage
@@ -99,10 +98,7 @@ def read(
         SettingsError: `txn_id` has not the form of one.
         DatabaseUnavailableError: a database can't be asked. Brokers that can't be are named in the facts.
     """
-    if not is_txn_id(txn_id):
-        raise SettingsError(
-            f"TXN_ID is {txn_id!r}, allowed are 32 hex digits in lower case, as in log lines and receipts"
-        )
+    require_txn_id(txn_id)
     facts = _read_rows(txn_id, producers, consumers)
     if cluster is None:
         return facts
@@ -115,23 +111,23 @@ def _read_rows(txn_id: str, producers: Database, consumers: Sequence[Database]) 
         # Uncommitted rows first: one that commits meanwhile is then seen by the second read.
         with sideline.session() as session:
             session.execute(STATEMENTS["read_uncommitted"])
-        uncommitted = _log_row(sideline, txn_id)
-    with closing(producers.sideline("question")) as sideline:
-        row = _log_row(sideline, txn_id)
         with sideline.session() as session:
-            session.execute(STATEMENTS["look_up_copies"], (txn_id,))
-            copies = tuple(
-                Copy(position, topic.decode("ascii", "replace"), failures, float(age))
-                for position, topic, failures, age in session.cursor.fetchall()
-            )
-            session.execute(STATEMENTS["read_clock"])
-            ((now,),) = session.cursor.fetchall()
+            uncommitted = txlog.look_up(session, txn_id)
+    with closing(producers.sideline("question")) as sideline, sideline.session() as session:
+        row = txlog.look_up(session, txn_id)
+        session.execute(STATEMENTS["look_up_copies"], (txn_id,))
+        copies = tuple(
+            Copy(position, topic.decode("ascii", "replace"), failures, float(age))
+            for position, topic, failures, age in session.cursor.fetchall()
+        )
+        session.execute(STATEMENTS["read_clock"])
+        ((now,),) = session.cursor.fetchall()
     seen = row or uncommitted
     return Facts(
         txn_id=txn_id,
         age_seconds=age_seconds(txn_id, float(now)),
-        state=None if row is None else row[0],
-        message_ids=() if seen is None else seen[1],
+        state=None if row is None else row.state,
+        message_ids=() if seen is None else seen.message_ids,
         running=row is None and uncommitted is not None,
         copies=copies,
         delivered=tuple(item for database in consumers for item in _delivered(database, txn_id)),
@@ -164,17 +160,6 @@ def _sorted(facts: Facts, brokers: BrokerFacts, identity: Identity) -> Facts:
         foreign=tuple(foreign),
         forged=tuple(forged),
     )
-
-
-def _log_row(sideline: Sideline, txn_id: str) -> tuple[LogState, tuple[str, ...]] | None:
-    with sideline.session() as session:
-        session.execute(STATEMENTS["look_up_log_row"], (txn_id,))
-        row = session.cursor.fetchone()
-    if row is None:
-        return None
-    state, message_ids = row
-    ids = message_ids.decode("ascii", "replace").split(",") if message_ids else ()
-    return LogState(state), tuple(ids)
 
 
 def _delivered(database: Database, txn_id: str) -> list[Delivered]:

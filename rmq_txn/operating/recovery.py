@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rmq_txn import audit
 from rmq_txn.audit import Action
 from rmq_txn.database import Database
 from rmq_txn.database.sql import STATEMENTS
-from rmq_txn.errors import InvalidMessageError, SettingsError
+from rmq_txn.errors import InvalidMessageError
 from rmq_txn.identity import (
+    PROPERTY_NAMES,
     PROPERTY_OWNER,
     PROPERTY_POSITION,
     PROPERTY_STAMP,
@@ -26,8 +27,10 @@ from rmq_txn.identity import (
     age_seconds,
     is_position,
     is_txn_id,
+    require_txn_id,
 )
 from rmq_txn.message import Outbound
+from rmq_txn.producer import txlog
 from rmq_txn.producer.txlog import LogRow, LogState
 from rmq_txn.remoting.broker_facts import Fate
 from rmq_txn.remoting.cluster import ClusterSettings
@@ -88,7 +91,7 @@ class Case:
 
 class Recovery:
     """
-    Looks for lost messages, and publishes them if it may. For one thread.
+    Looks for lost messages, and publishes them if it may. For one thread; to be closed.
 
     Args:
         retention_seconds: for how long log rows are kept: that there is none proves nothing of older ones.
@@ -111,13 +114,18 @@ class Recovery:
         publish: bool,
         by: str,
     ) -> None:
-        self._database = database
         self._identity = identity
         self._cluster = cluster
         self._retention_seconds = retention_seconds
         self._publish = publish
         self._by = by
         self._store = HalfMessageStore(cluster)
+        self._sideline = database.sideline("recovery")
+        self._senders: dict[str, PlainSender] = {}
+
+    def close(self) -> None:
+        """End the connection to the database. Idempotent."""
+        self._sideline.close()
 
     @property
     def gaps(self) -> Sequence[str]:
@@ -128,9 +136,14 @@ class Recovery:
         """Go through what brokers gave up in the last seconds, by the clock of the database."""
         seen: set[str] = set()
         for half in self._store.given_up(self._now() - within_seconds):
-            if half.message_id not in seen:
-                seen.add(half.message_id)
-                yield self._judge(half)
+            if half.message_id in seen:
+                continue
+            seen.add(half.message_id)
+            txn_id = half.properties.get(PROPERTY_TXN_ID, "")
+            if self._is_ours(half):
+                yield self._judge(half, *self._rows(txn_id))
+            else:
+                yield self._case(Found.FOREIGN, txn_id, topic=_topic(half), message_id=half.message_id)
 
     def of_transaction(self, txn_id: str) -> Iterator[Case]:
         """
@@ -139,79 +152,78 @@ class Recovery:
         Raises:
             SettingsError: `txn_id` has not the form of one.
         """
-        if not is_txn_id(txn_id):
-            raise SettingsError(
-                f"TXN_ID is {txn_id!r}, allowed are 32 hex digits in lower case, as in log lines and receipts"
-            )
-        row, copied = self._row(txn_id)
+        require_txn_id(txn_id)
+        row, copied = self._rows(txn_id)
         if row is None or row.state is not LogState.COMMITTED:
             yield self._without_commit(txn_id, row)
             return
         for position, message_id in enumerate(row.message_ids):
-            case = Case(Found.MISSING, txn_id, "", position, message_id=message_id)
+            told = partial(self._case, txn_id=txn_id, position=position, message_id=message_id)
             copies = [copy for copy in self._store.copies(message_id) if self._is_ours(copy)]
             if position in copied:
-                yield self._told(case, Found.COPIED)
+                yield told(Found.COPIED)
             elif not copies:
-                yield self._told(case, Found.UNKNOWN if self._store.gaps else Found.MISSING)
+                yield told(Found.UNKNOWN if self._store.gaps else Found.MISSING)
             elif waiting := self._undecided(txn_id, copies):
-                yield self._told(case, waiting)
+                yield told(waiting)
             else:
-                yield self._judge(copies[-1])
+                yield self._judge(copies[-1], row, copied)
 
-    def _judge(self, half: StoredMessage) -> Case:
-        """Say how a half message stands about which its broker asks no more."""
-        txn_id = half.properties.get(PROPERTY_TXN_ID, "")
-        topic = half.properties.get("REAL_TOPIC", "")
-        if not self._is_ours(half):
-            return Case(Found.FOREIGN, txn_id, _WORDS[Found.FOREIGN], topic=topic, message_id=half.message_id)
-        position = int(half.properties[PROPERTY_POSITION])
-        row, copied = self._row(txn_id)
+    def _judge(self, half: StoredMessage, row: LogRow | None, copied: set[int]) -> Case:
+        """Say how a half message of ours stands about which its broker asks no more."""
+        txn_id, position = half.properties[PROPERTY_TXN_ID], int(half.properties[PROPERTY_POSITION])
+        topic, message_id = _topic(half), half.message_id
         if row is None or row.state is not LogState.COMMITTED:
             case = self._without_commit(txn_id, row)
-            return replace(case, position=position, topic=topic, message_id=half.message_id)
-        case = Case(Found.LOST, txn_id, "", position, topic, half.message_id)
-        if not row.proves_commit_of(position, half.message_id):
-            return self._told(case, Found.REPEATED)
+            return replace(case, position=position, topic=topic, message_id=message_id)
+        told = partial(self._case, txn_id=txn_id, position=position, topic=topic, message_id=message_id)
+        if not row.proves_commit_of(position, message_id):
+            return told(Found.REPEATED)
         if position in copied:
-            return self._told(case, Found.COPIED)
-        if self._store.is_published(topic, half.message_id):
-            return self._told(case, Found.PUBLISHED)
+            return told(Found.COPIED)
+        if self._store.is_published(topic, message_id):
+            return told(Found.PUBLISHED)
         if self._store.gaps:
-            return self._told(case, Found.UNKNOWN)
-        return self._recover(case, half)
+            return told(Found.UNKNOWN)
+        return self._recover(told(Found.LOST), half)
 
-    def _recover(self, case: Case, half: StoredMessage) -> Case:
+    def _recover(self, lost: Case, half: StoredMessage) -> Case:
         bodies = {copy.body for copy in self._store.copies(half.message_id)}
         if bodies != {half.body}:  # who may send to the topic can repeat an id, and a stamp that he read
             text = "half messages with its id have different bodies: somebody forged one, none is published"
-            return replace(case, found=Found.UNKNOWN, text=text)
+            return replace(lost, found=Found.UNKNOWN, text=text)
         try:
             message = _outbound(half)
         except InvalidMessageError as error:
-            return replace(case, found=Found.UNKNOWN, text=str(error))
+            return replace(lost, found=Found.UNKNOWN, text=str(error))
         if not self._publish:
-            return self._told(case, Found.LOST)
-        group = half.properties[PROPERTY_OWNER].rpartition("@")[0]
+            return lost
         # The entry first: a COMMIT after it that fails leaves a message published and no entry, and a next
         # run finds it published; an entry of what was never sent would be a lie.
-        with closing(self._database.sideline("audit")) as sideline, sideline.session() as session:
+        with self._sideline.session() as session:
             audit.write(
                 session,
                 Action.RECOVERED,
-                f"{case.txn_id}.{case.position}",
+                f"{lost.txn_id}.{lost.position}",
                 by=self._by,
-                note=f"message {case.message_id} for topic {case.topic}",
+                note=f"message {lost.message_id} for topic {lost.topic}",
             )
-            PlainSender(self._cluster, group).send(message, half.message_id)
-        return self._told(case, Found.RECOVERED)
+            self._sender(half).send(message, half.message_id)
+        return replace(lost, found=Found.RECOVERED, text=_WORDS[Found.RECOVERED])
+
+    def _sender(self, half: StoredMessage) -> PlainSender:
+        """Return the one of its producer group, which remembers where the brokers are."""
+        group = half.properties[PROPERTY_OWNER].rpartition("@")[0]
+        if group not in self._senders:
+            self._senders[group] = PlainSender(self._cluster, group)
+        return self._senders[group]
 
     def _undecided(self, txn_id: str, copies: Sequence[StoredMessage]) -> Found | None:
         """Say whether the broker has yet to decide a half message; None: it has, or gave it up."""
         if any(copy.topic == GIVEN_UP_TOPIC for copy in copies):
             return None
         half = copies[-1]
-        facts = look_up(self._cluster, txn_id, [half.message_id], [half.properties.get("REAL_TOPIC", "")])
+        facts = look_up(self._cluster, txn_id, [half.message_id], [_topic(half)])
         fates = {found.fate for found in facts.half_messages if found.message_id == half.message_id}
         if fates & {Fate.OPEN}:
             return Found.ASKED
@@ -231,48 +243,48 @@ class Recovery:
 
     def _without_commit(self, txn_id: str, row: LogRow | None) -> Case:
         if row is not None:
-            return self._told(
-                Case(Found.OPEN, txn_id, ""),
-                Found.OPEN if row.state is LogState.OPEN else Found.NOT_COMMITTED,
-            )
+            return self._case(Found.OPEN if row.state is LogState.OPEN else Found.NOT_COMMITTED, txn_id)
         age = age_seconds(txn_id, self._now())
         if age <= self._retention_seconds:
-            return self._told(Case(Found.OPEN, txn_id, ""), Found.NOT_COMMITTED)
+            return self._case(Found.NOT_COMMITTED, txn_id)
         text = f"it is {age / 86_400:.1f} days old and has no row, which was pruned if it had one"
         return Case(Found.UNKNOWN, txn_id, text)
 
-    def _told(self, case: Case, found: Found) -> Case:
+    def _case(
+        self, found: Found, txn_id: str, position: int | None = None, topic: str = "", message_id: str = ""
+    ) -> Case:
         if found is Found.UNKNOWN:
             gaps = "; ".join(self._store.gaps) or "its broker's notes can't be read now"
-            return replace(case, found=found, text=f"not known while brokers can't be asked: {gaps}")
-        return replace(case, found=found, text=_WORDS[found])
+            text = f"not known while brokers can't be asked: {gaps}"
+        else:
+            text = _WORDS[found]
+        return Case(found, txn_id, text, position, topic, message_id)
 
-    def _row(self, txn_id: str) -> tuple[LogRow | None, set[int]]:
+    def _rows(self, txn_id: str) -> tuple[LogRow | None, set[int]]:
         """Read the log row, and the positions of which the outbox has a copy."""
-        with closing(self._database.sideline("question")) as sideline, sideline.session() as session:
+        with self._sideline.session() as session:
             session.execute(STATEMENTS["look_up_copies"], (txn_id,))
             copied = {position for position, *_ in session.cursor.fetchall()}
-            session.execute(STATEMENTS["look_up_log_row"], (txn_id,))
-            row = session.cursor.fetchone()
-        if row is None:
-            return None, copied
-        state, message_ids = row
-        return LogRow(LogState(state), tuple(message_ids.decode("ascii", "replace").split(","))), copied
+            return txlog.look_up(session, txn_id), copied
 
     def _now(self) -> float:
-        with closing(self._database.sideline("clock")) as sideline, sideline.session() as session:
+        with self._sideline.session() as session:
             session.execute(STATEMENTS["read_clock"])
             ((now,),) = session.cursor.fetchall()
         return float(now)
 
 
+def _topic(half: StoredMessage) -> str:
+    return half.properties.get("REAL_TOPIC", "")
+
+
 def _outbound(half: StoredMessage) -> Outbound:
     return Outbound(
-        topic=half.properties.get("REAL_TOPIC", ""),
+        topic=_topic(half),
         body=half.plain_body,
         key=half.properties.get("KEYS"),
         tag=half.properties.get("TAGS"),
-        properties=half.publisher_properties,
+        properties=half.publisher_properties(PROPERTY_NAMES),
     )
 
 

@@ -19,9 +19,9 @@ from rmq_txn.database.pool import LOCK_ERRORS, error_code
 from rmq_txn.database.session import Session
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import DatabaseUnavailableError, RmqTxnError, SettingsError
-from rmq_txn.identity import age_seconds, is_txn_id
+from rmq_txn.identity import age_seconds, require_txn_id
 from rmq_txn.producer import txlog
-from rmq_txn.producer.checkback import STILL_RUNNING_MARGIN_SECONDS
+from rmq_txn.producer.checkback import longest_seconds
 from rmq_txn.producer.txlog import LogRow, LogState
 
 
@@ -76,13 +76,10 @@ def resolve(
         RmqTxnError: the transaction still runs.
         DatabaseUnavailableError: the database can't be asked, or refuses writes.
     """
-    if not is_txn_id(txn_id):
-        raise SettingsError(
-            f"TXN_ID is {txn_id!r}, allowed are 32 hex digits in lower case, as in log lines and receipts"
-        )
+    require_txn_id(txn_id)
     try:
         with database.check_session(txn_id) as session:
-            resolution = _resolve(session, choice, by, reason, retention_seconds, _longest_seconds(database))
+            resolution = _resolve(session, choice, by, reason, retention_seconds, longest_seconds(database))
             session.commit()
     except pymysql.MySQLError as error:
         if error_code(error) in LOCK_ERRORS:
@@ -105,7 +102,7 @@ def _resolve(
     longest_seconds: float,
 ) -> Resolution:
     txn_id, age = session.txn_id, _age(session)
-    row = None if choice is Choice.ROLLED_BACK and age <= retention_seconds else _row(session)
+    row = None if choice is Choice.ROLLED_BACK and age <= retention_seconds else txlog.read(session)
     if row is None and age > retention_seconds:
         raise SettingsError(
             f"transaction {txn_id} is {age / 86_400:.1f} days old and has no row, rows are kept for "
@@ -129,25 +126,10 @@ def _resolve(
     return _after(choice, of_open=row is not None)
 
 
-def _row(session: Session) -> LogRow | None:
-    """Read the row with a lock: one that is being written is waited for, a second at most."""
-    session.execute(STATEMENTS["read_log_row"], (session.txn_id,))
-    found = session.cursor.fetchone()
-    if found is None:
-        return None
-    state, message_ids = found
-    return LogRow(LogState(state), tuple(message_ids.decode("ascii", "replace").split(",")))
-
-
 def _age(session: Session) -> float:
     session.execute(STATEMENTS["read_clock"])
     ((now,),) = session.cursor.fetchall()
     return age_seconds(session.txn_id, float(now))
-
-
-def _longest_seconds(database: Database) -> float:
-    """For how long a transaction may run, until the server ends one whose client went silent."""
-    return database.local_timeout_seconds + STILL_RUNNING_MARGIN_SECONDS
 
 
 def _decide_open(session: Session, choice: Choice, age: float, longest_seconds: float) -> None:

@@ -40,9 +40,14 @@ from rmq_txn.verdict import Verdict
 log = get_logger("checkback")
 
 _RESOLVE_PAUSE_SECONDS = 0.2
-STILL_RUNNING_MARGIN_SECONDS = 15.0
+_STILL_RUNNING_MARGIN_SECONDS = 15.0
 """After `local_timeout_seconds`: until the server has ended a transaction whose client went silent."""
 _SAY_AGAIN_SECONDS = 60.0
+
+
+def longest_seconds(database: Database) -> float:
+    """Return for how long a transaction may run, until the server has ended one whose client went silent."""
+    return database.local_timeout_seconds + _STILL_RUNNING_MARGIN_SECONDS
 
 
 class Oracle:
@@ -86,7 +91,7 @@ class Oracle:
     @property
     def longest_seconds(self) -> float:
         """A transaction that holds its log row for longer is not believed to run still: that disturbs."""
-        return self._database.local_timeout_seconds + STILL_RUNNING_MARGIN_SECONDS
+        return longest_seconds(self._database)
 
     def new_txn_id(self) -> str:
         """Make a transaction id that carries the time by which its age will be judged."""

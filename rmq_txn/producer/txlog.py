@@ -89,12 +89,30 @@ def fence(session: Session) -> LogRow | None:
     """
     if _insert(session, LogState.ROLLED_BACK, ()):
         return None
+    # None: deleted between the two statements, so there is none to go by.
+    return read(session) or fence(session)
+
+
+def read(session: Session) -> LogRow | None:
+    """Return the row of the session's `txn_id`, with a lock: one that is being written is waited for."""
     session.execute(STATEMENTS["read_log_row"], (session.txn_id,))
+    return _row(session, errors="strict")
+
+
+def look_up(session: Session, txn_id: str) -> LogRow | None:
+    """Return the row of a transaction for people: it waits for nobody, and bears a damaged one."""
+    session.execute(STATEMENTS["look_up_log_row"], (txn_id,))
+    return _row(session, errors="replace")
+
+
+def _row(session: Session, *, errors: str) -> LogRow | None:
     row = session.cursor.fetchone()
     if row is None:
-        return fence(session)  # deleted between the two statements, so there is none to go by
+        return None
     state, message_ids = row
-    return LogRow(LogState(state), tuple(message_ids.decode("ascii").split(",")))
+    return LogRow(
+        LogState(state), tuple(message_ids.decode("ascii", errors).split(",")) if message_ids else ()
+    )
 
 
 def probe(session: Session) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rmq_txn.errors import BrokerUnavailableError
-from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
 from rmq_txn.message import Delivery
 from rmq_txn.remoting.cluster import ClusterSettings
 from rmq_txn.remoting.server import NO_PERMISSION, TOPIC_NOT_EXIST, RemotingError
@@ -36,7 +35,6 @@ class DeadLetter:
             InvalidMessageError: its body can't be read, or is too large to be.
         """
         given = self.message.properties
-        names = (*OWN_PROPERTIES, *given.get(PROPERTY_NAMES, "").split(","), *self.extra_properties)
         return Delivery(
             topic=self.topic,
             body=self.message.plain_body,
@@ -46,7 +44,7 @@ class DeadLetter:
             redeliveries=self.message.redeliveries,
             born_milliseconds=self.message.born_milliseconds,
             stored_milliseconds=self.message.stored_milliseconds,
-            properties={name: given[name] for name in names if given.get(name)},
+            properties=self.message.publisher_properties(*self.extra_properties),
         )
 
     @property

@@ -13,12 +13,10 @@ from typing import Final, TypeVar
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
-from rmq_txn.remoting.half_messages import GIVEN_UP_TOPIC, HALF_TOPIC
+from rmq_txn.remoting.half_messages import GIVEN_UP_TOPIC, HALF_TOPIC, QUEUE
 from rmq_txn.remoting.server import TOPIC_NOT_EXIST, RemotingError
 from rmq_txn.remoting.stored_message import StoredMessage
 
-_QUEUE: Final = 0
-"""The only one of either topic."""
 _INDEX_SETTING: Final = "messageIndexEnable"
 
 T = TypeVar("T")
@@ -40,8 +38,7 @@ class HalfMessageStore:
         self._masters, self.gaps = cluster.every_master()
         if not self._masters:
             raise BrokerUnavailableError("; ".join(self.gaps))
-        for _ in self._each(self._require_index):
-            pass
+        self._each(self._require_index)
 
     def given_up(self, since_unix_seconds: float) -> Iterator[StoredMessage]:
         """Read what brokers gave up from then on, oldest first for each broker."""
@@ -60,14 +57,12 @@ class HalfMessageStore:
         return bool(self._with_id((topic,), message_id))
 
     def _with_id(self, topics: Iterable[str], message_id: str) -> list[StoredMessage]:
-        return [
-            message
-            for found in self._each(
-                lambda _name, client: [client.messages_with_id(topic, message_id) for topic in topics]
-            )
-            for messages in found
-            for message in messages
-        ]
+        found = self._each(
+            lambda _name, client: [
+                message for topic in topics for message in client.messages_with_id(topic, message_id)
+            ]
+        )
+        return [message for messages in found for message in messages]
 
     def _require_index(self, name: str, client: RemotingClient) -> None:
         if client.broker_config().get(_INDEX_SETTING, "true").lower() != "true":
@@ -75,15 +70,15 @@ class HalfMessageStore:
                 f"broker {name} finds no messages by their id: {_INDEX_SETTING}=false in its configuration"
             )
 
-    def _each(self, ask: Callable[[str, RemotingClient], T]) -> Iterator[T]:
+    def _each(self, ask: Callable[[str, RemotingClient], T]) -> list[T]:
         """Ask each broker; one that refuses or is away is left out from then on, and named."""
+        found: list[T] = []
         for name, client in list(self._masters):
             try:
-                found = ask(name, client)
+                found.append(ask(name, client))
             except (BrokerUnavailableError, RemotingError) as error:
                 self._leave_out(name, client, error)
-            else:
-                yield found
+        return found
 
     def _leave_out(self, name: str, client: RemotingClient, error: Exception) -> None:
         self.gaps.append(f"broker {name}: {error}")
@@ -93,10 +88,10 @@ class HalfMessageStore:
 def _given_up(client: RemotingClient, since_unix_seconds: float) -> Iterator[StoredMessage]:
     """Read one broker to the end that it has now."""
     try:
-        end = client.max_offset(GIVEN_UP_TOPIC, _QUEUE)
-        first = client.offset_at(GIVEN_UP_TOPIC, _QUEUE, max(0, int(since_unix_seconds * 1000)))
-        begin = max(first, client.min_offset(GIVEN_UP_TOPIC, _QUEUE), 0)
-        yield from client.read(GIVEN_UP_TOPIC, _QUEUE, begin, end - begin)
+        end = client.max_offset(GIVEN_UP_TOPIC, QUEUE)
+        first = client.offset_at(GIVEN_UP_TOPIC, QUEUE, max(0, int(since_unix_seconds * 1000)))
+        begin = max(first, client.min_offset(GIVEN_UP_TOPIC, QUEUE), 0)
+        yield from client.read(GIVEN_UP_TOPIC, QUEUE, begin, end - begin)
     except RemotingError as error:
         if error.code != TOPIC_NOT_EXIST:
             raise

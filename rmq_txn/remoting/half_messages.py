@@ -33,7 +33,7 @@ HALF_TOPIC: Final = "RMQ_SYS_TRANS_HALF_TOPIC"
 OP_TOPIC: Final = "RMQ_SYS_TRANS_OP_HALF_TOPIC"
 GIVEN_UP_TOPIC: Final = "TRANS_CHECK_MAX_TIME_TOPIC"
 _ASKING_GROUP: Final = "CID_RMQ_SYS_TRANS"
-_QUEUE: Final = 0
+QUEUE: Final = 0
 """The only one of the topics of half messages."""
 
 MOST_READ: Final = 4096
@@ -117,15 +117,13 @@ def _read_notes(broker: _Broker) -> None:
     The notes before the offset of the broker's group are of half messages before its other offset.
     """
     client = broker.client
-    at = max(
-        client.consumer_offset(_ASKING_GROUP, OP_TOPIC, _QUEUE) or 0, client.min_offset(OP_TOPIC, _QUEUE)
-    )
+    at = max(client.consumer_offset(_ASKING_GROUP, OP_TOPIC, QUEUE) or 0, client.min_offset(OP_TOPIC, QUEUE))
     decided: set[int] = set()
-    for note in client.read(OP_TOPIC, _QUEUE, at, _MOST_NOTES):
+    for note in client.read(OP_TOPIC, QUEUE, at, _MOST_NOTES):
         # "7,8,12,": many offsets since 5.0, one before; a remark of another kind is none.
         decided |= {int(part) for part in note.body[:_MOST_NOTE_BYTES].split(b",") if _OFFSET.fullmatch(part)}
     broker.decided = frozenset(decided)
-    broker.done = client.consumer_offset(_ASKING_GROUP, HALF_TOPIC, _QUEUE) or 0
+    broker.done = client.consumer_offset(_ASKING_GROUP, HALF_TOPIC, QUEUE) or 0
     broker.noted = True
 
 
@@ -137,12 +135,12 @@ def _find_by_ids(broker: _Broker, txn_id: str, message_ids: Collection[str]) -> 
 def _search(broker: _Broker, txn_id: str, gaps: list[str]) -> None:
     """Find the half messages of a transaction by reading those of its time."""
     client, began = broker.client, made_at(txn_id)
-    first = client.min_offset(HALF_TOPIC, _QUEUE)
-    at = client.offset_at(HALF_TOPIC, _QUEUE, max(0, int((began - _BEFORE_SECONDS) * 1000)))
+    first = client.min_offset(HALF_TOPIC, QUEUE)
+    at = client.offset_at(HALF_TOPIC, QUEUE, max(0, int((began - _BEFORE_SECONDS) * 1000)))
     pruned = first > 0
     read, age = 0, 0.0
     found: list[StoredMessage] = []
-    for read, message in enumerate(client.read(HALF_TOPIC, _QUEUE, max(at, first), MOST_READ), 1):
+    for read, message in enumerate(client.read(HALF_TOPIC, QUEUE, max(at, first), MOST_READ), 1):
         age = message.stored_milliseconds / 1000 - began
         if read == 1 and pruned and message.offset == first and age > 0:
             gaps.append(

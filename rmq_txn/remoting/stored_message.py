@@ -53,10 +53,9 @@ class StoredMessage:
         """The id that its producer was told."""
         return self.properties.get("UNIQ_KEY", "")
 
-    @property
-    def publisher_properties(self) -> dict[str, str]:
-        """What an rmq_txn producer gave it: the user's properties and ours, none of the broker's."""
-        names = (*OWN_PROPERTIES, PROPERTY_NAMES, *self.properties.get(PROPERTY_NAMES, "").split(","))
+    def publisher_properties(self, *more: str) -> dict[str, str]:
+        """Return what an rmq_txn producer gave it, the user's properties and ours, and `more` by name."""
+        names = (*OWN_PROPERTIES, *self.properties.get(PROPERTY_NAMES, "").split(","), *more)
         return {name: self.properties[name] for name in names if self.properties.get(name)}
 
     @property

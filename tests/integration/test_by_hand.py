@@ -10,8 +10,7 @@ import pytest
 from rmq_txn import Delivery, Message, Transaction, TransactionLostError, cli
 from rmq_txn.cli import exit_codes
 from rmq_txn.identity import new_txn_id
-from rmq_txn.operating import resolution
-from rmq_txn.producer import txlog
+from rmq_txn.producer import checkback, txlog
 from rmq_txn.producer.txlog import LogState
 from tests.kit.desk import Desk
 from tests.kit.rows import rows
@@ -113,7 +112,7 @@ def test_a_transaction_that_was_torn_is_decided_by_a_person_and_its_message_reco
     assert hand("recover", txn_id, *server)[1][0]["found"] == "open"
     assert hand.resolve(txn_id) == (exit_codes.FAILED, "open", False)
     assert "may still run in its process" in hand.refused(txn_id, "--as", "committed", *WHY)
-    monkeypatch.setattr(resolution, "STILL_RUNNING_MARGIN_SECONDS", -3600.0)  # the time has passed
+    monkeypatch.setattr(checkback, "_STILL_RUNNING_MARGIN_SECONDS", -3600.0)  # the time has passed
     assert hand.resolve(txn_id, "--as", "committed", *WHY) == (exit_codes.OK, "committed", True)
     assert "committed by its row, which is proof" in hand.refused(txn_id, "--as", "rolled-back", *WHY)
 
@@ -150,6 +149,6 @@ def test_an_open_row_can_be_said_to_be_rolled_back(
     with desk.database.check_session(txn_id) as session:
         txlog.insert(session, LogState.OPEN, ["ID-2"])
         session.commit()
-    monkeypatch.setattr(resolution, "STILL_RUNNING_MARGIN_SECONDS", -3600.0)
+    monkeypatch.setattr(checkback, "_STILL_RUNNING_MARGIN_SECONDS", -3600.0)
     assert hand.resolve(txn_id, "--as", "rolled-back", *WHY) == (exit_codes.OK, "rolled back", True)
     assert rows(desk.url, "SELECT state FROM rmq_txn_log WHERE txn_id = %s", (txn_id,)) == [(2,)]

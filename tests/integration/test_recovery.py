@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -88,17 +89,16 @@ class Scene:
 
     def found(self, *, publish: bool = True) -> list[Found]:
         """Run the command."""
-        return [
-            case.found
-            for case in Recovery(
-                self.database,
-                self.identity,
-                ClusterSettings("127.0.0.1:1"),
-                retention_seconds=7 * 86_400.0,
-                publish=publish,
-                by="me",
-            ).of_all(3600.0)
-        ]
+        recovery = Recovery(
+            self.database,
+            self.identity,
+            ClusterSettings("127.0.0.1:1"),
+            retention_seconds=7 * 86_400.0,
+            publish=publish,
+            by="me",
+        )
+        with closing(recovery):
+            return [case.found for case in recovery.of_all(3600.0)]
 
 
 @pytest.fixture

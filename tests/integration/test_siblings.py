@@ -421,7 +421,7 @@ def test_what_a_closed_producer_left_is_not_published_again_by_one_that_saw_it_a
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its verdict was lost, but the broker asked the other one, which was well all the time."""
-    monkeypatch.setattr(checkback, "STILL_RUNNING_MARGIN_SECONDS", 1.0)
+    monkeypatch.setattr(checkback, "_STILL_RUNNING_MARGIN_SECONDS", 1.0)
     budget = 20.0  # a quarter of it must be longer than a transaction may take
 
     def short() -> Database:

@@ -22,7 +22,6 @@ from devstack.errors import StackError
 from devstack.settings import CHECKOUT
 
 RULES = CHECKOUT / "monitoring" / "alerts.yml"
-DASHBOARD = CHECKOUT / "monitoring" / "dashboard.json"
 
 BEFORE, AFTER = "30m", "37m"
 LATER = "55m"

@@ -134,13 +134,15 @@ class Recovery:
 
     def of_all(self, within_seconds: float) -> Iterator[Case]:
         """Go through what brokers gave up in the last seconds, by the clock of the database."""
-        seen: set[str] = set()
+        seen: set[tuple[str, bool]] = set()
         for half in self._store.given_up(self._now() - within_seconds):
-            if half.message_id in seen:
+            ours = self._is_ours(half)
+            if (half.message_id, ours) in seen:
                 continue
-            seen.add(half.message_id)
+            # Not by the id alone: a stranger's message with an id of ours must not hide ours.
+            seen.add((half.message_id, ours))
             txn_id = half.properties.get(PROPERTY_TXN_ID, "")
-            if self._is_ours(half):
+            if ours:
                 yield self._judge(half, *self._rows(txn_id))
             else:
                 yield self._case(Found.FOREIGN, txn_id, topic=_topic(half), message_id=half.message_id)

@@ -81,8 +81,10 @@ class HalfMessageStore:
         return found
 
     def _leave_out(self, name: str, client: RemotingClient, error: Exception) -> None:
-        self.gaps.append(f"broker {name}: {error}")
-        self._masters.remove((name, client))
+        # Already, if it went away between two messages of `given_up`, asked about one of them.
+        if (name, client) in self._masters:
+            self.gaps.append(f"broker {name}: {error}")
+            self._masters.remove((name, client))
 
 
 def _given_up(client: RemotingClient, since_unix_seconds: float) -> Iterator[StoredMessage]:

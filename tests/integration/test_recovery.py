@@ -176,6 +176,16 @@ def test_two_bodies_under_one_id_are_a_forgery_and_none_is_published(scene: Scen
     assert scene.shelf.sent == []
 
 
+def test_a_message_of_a_stranger_with_an_id_of_ours_does_not_hide_ours(scene: Scene) -> None:
+    """It was given up before ours: both are told, and neither is published."""
+    scene.row(LogState.COMMITTED)
+    half = scene.half()
+    theirs = replace(half, body=b"paid to me", properties={**half.properties, "rmq_txn_stamp": "0" * 32})
+    scene.shelf.halves = [theirs, half]
+    assert scene.found() == [Found.FOREIGN, Found.UNKNOWN]
+    assert scene.shelf.sent == []
+
+
 def test_what_this_database_did_not_sign_is_not_its_own(scene: Scene) -> None:
     """No stamp, one that does not fit, another database, another library, an id of any form."""
     scene.row(LogState.COMMITTED)

@@ -28,6 +28,7 @@ from devstack.services import DemoService
 from tests.kit.dashboard import Panel, panels
 from tests.kit.dashboard_picture import Band, Line, Scene, drawn
 from tests.kit.prometheus import Answered, Prometheus, Scraped
+from tests.kit.wait import until
 
 _SCRAPE_SECONDS = 4
 # What Grafana makes of that: four scrapes, so that a rate bears one that fails.
@@ -36,6 +37,7 @@ _RATE_SECONDS = 4 * _SCRAPE_SECONDS
 # about many that it was told of.
 _ASKS_AFTER_SECONDS = 6.0
 _CALM_SECONDS = 20.0
+_WARM_SECONDS = 300.0
 _CLIENTS, _PAUSE_SECONDS = 4, 0.25
 _LOST, _FAILED = "verdicts", "a handler"
 _FAULTS = (
@@ -113,8 +115,8 @@ def seen_in_a_run(folder: Path, shown: tuple[Panel, ...]) -> Scene:
         cache = lab.stack.settings.cache_folder
         with Prometheus(cache, folder / "prometheus", scraped, every=_SCRAPE_SECONDS) as prometheus:
             load = lab.start_load(_CLIENTS, pause_seconds=_PAUSE_SECONDS)
-            # Rates need two scrapes and gauges a look of their client: the picture begins later.
-            time.sleep(_CALM_SECONDS)
+            # Rates need a window of scrapes, gauges a look of their client: the picture begins later.
+            until(lambda: _window_is_full(prometheus, len(scraped)), "scrapes for a rate", _WARM_SECONDS)
             began = time.time()
             faults = [Fault(0.0, kind, target, seconds) for kind, target, seconds, _name in _FAULTS]
             happened = lab.run_in_turn(faults, calm_seconds=_CALM_SECONDS)
@@ -131,6 +133,14 @@ def seen_in_a_run(folder: Path, shown: tuple[Panel, ...]) -> Scene:
             }
         bands = tuple(_band(noted, began) for noted in happened)
         return Scene(ended - began, _SCRAPE_SECONDS, note, bands, lines)
+
+
+def _window_is_full(prometheus: Prometheus, processes: int) -> bool:
+    """Whether each process was scraped once more than a window of rates holds."""
+    now = time.time()
+    scrapes = prometheus.over_time("sum_over_time(up[1h])", now, now, step=_SCRAPE_SECONDS)
+    counts = [one.points[-1][1] for one in scrapes if one.points]
+    return len(counts) == processes and min(counts) > _RATE_SECONDS / _SCRAPE_SECONDS
 
 
 def _lines(prometheus: Prometheus, panel: Panel, began: float, ended: float) -> list[Line]:

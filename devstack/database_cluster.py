@@ -1,8 +1,7 @@
 """
 Three database servers of one machine that hold the same data and outlive the loss of one.
 
-Galera (MariaDB): every node may write; they certify each transaction at COMMIT.
-Group replication (MySQL): one primary writes; the others elect a new one when it is gone.
+`devstack.galera` and `devstack.group_replication` say how such a cluster is made.
 A switch in front leads new connections to the primary, as a proxy or a virtual address does.
 """
 
@@ -26,7 +25,6 @@ from devstack.machine import free_port_block, require_memory
 from devstack.proxy import TcpProxy
 from devstack.server import Server, poll_until
 from devstack.settings import StackPorts, StackSettings
-from devstack.software import INSTALLED, MYSQL
 from rmq_txn.testing.server_software import run_to_its_end
 
 if TYPE_CHECKING:
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
     from pymysql.cursors import Cursor
 
 NODES: Final = 3
-GALERA: Final = Path("/usr/lib/galera/libgalera_smm.so")
-_JOIN_SECONDS: Final = 180.0
+JOIN_SECONDS: Final = 180.0
 _RECOVER_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.1
 _NODE_MEMORY_MB: Final = 250
@@ -139,6 +136,7 @@ class DatabaseCluster(ABC):
         self.servers = tuple(Server(node) for node in self.nodes)
         self.first_port = first
         self.name = str(uuid.uuid4())
+        self._urls: dict[str, str] = {}
         self._cleanup = ExitStack()
 
     def __enter__(self) -> DatabaseCluster:
@@ -197,8 +195,9 @@ class DatabaseCluster(ABC):
     def primary(self) -> int | None:
         """Ask the nodes who takes writes; the one that the switch leads to, if it does. None: nobody."""
         for number in sorted(range(NODES), key=lambda n: self.nodes[n].port != self.switch.target[1]):
+            server = self.servers[number]
             try:
-                if self.servers[number].alive and self.is_primary(number):
+                if server.alive and not server.frozen and self.is_primary(number):
                     return number
             except pymysql.MySQLError:
                 continue  # it is going down, or coming up
@@ -208,13 +207,22 @@ class DatabaseCluster(ABC):
         """Turn the switch to a node."""
         self.switch.lead_to(HOST, self.nodes[number].port)
 
-    def url(self, name: str) -> str:
-        """Make a database and its account if they are missing; return its URL through the switch."""
-        number = self.primary()
-        if number is None:
-            raise StackError("no node of the cluster takes writes, wait for one or start one")
-        url = self.nodes[number].url(name)
-        return self.at(url, self.switch.port)
+    @abstractmethod
+    def demote(self, number: int) -> None:
+        """Let the primary be one no more: it runs, answers, and refuses writes; another node takes them."""
+
+    @abstractmethod
+    def promote(self, number: int) -> None:
+        """Let a demoted node be the primary again, and turn the switch to it."""
+
+    def database_url(self, name: str) -> str:
+        """Return the URL of a database through the switch; made, with its account, if it is missing."""
+        if name not in self._urls:
+            number = self.primary()
+            if number is None:
+                raise StackError("no node of the cluster takes writes, wait for one or start one")
+            self._urls[name] = self.at(self.nodes[number].url(name), self.switch.port)
+        return self._urls[name]
 
     @staticmethod
     def at(url: str, port: int) -> str:
@@ -235,143 +243,9 @@ class DatabaseCluster(ABC):
             except pymysql.MySQLError:
                 return False
 
-        if not poll_until(complete, _JOIN_SECONDS):
+        if not poll_until(complete, JOIN_SECONDS):
             tails = "\n".join(f"--- {server.name}\n{server.log_tail()}" for server in self.servers)
-            raise StackError(f"the cluster has no {members} members after {_JOIN_SECONDS:g} s\n{tails}")
-
-
-class GaleraCluster(DatabaseCluster):
-    """MariaDB of this machine with Galera."""
-
-    database = INSTALLED
-
-    def options(self, number: int) -> list[str]:
-        """Return what makes a node a member of this cluster."""
-        node = self.nodes[number]
-        provider = {
-            "base_host": HOST,
-            "gmcast.listen_addr": f"tcp://{HOST}:{node.group_port}",
-            "ist.recv_addr": f"{HOST}:{self.first_port + 2 * NODES + number}",
-            "gcache.size": "32M",
-            "evs.keepalive_period": "PT0.5S",
-            "evs.suspect_timeout": "PT3S",
-            "evs.inactive_timeout": "PT6S",
-        }
-        others = ",".join(f"{HOST}:{each.group_port}" for each in self.nodes)
-        return [
-            "--wsrep-on=ON",
-            f"--wsrep-provider={GALERA}",
-            f"--wsrep-provider-options={';'.join(f'{key}={value}' for key, value in provider.items())}",
-            "--wsrep-cluster-name=devstack",  # at most 32 characters
-            f"--wsrep-cluster-address=gcomm://{others}",
-            f"--wsrep-node-name={node.name}",
-            f"--wsrep-node-address={HOST}",
-            f"--wsrep-node-incoming-address={HOST}:{node.port}",
-            "--wsrep-sst-method=rsync",
-            f"--wsrep-sst-receive-address={HOST}:{self.first_port + 3 * NODES}",
-            "--binlog-format=ROW",
-            "--innodb-autoinc-lock-mode=2",
-        ]
-
-    def _found(self) -> None:
-        # A cluster of one notes in its data where they end. The others begin with a copy of these, so that
-        # they are sent what is missing, and not all of it: that takes programs that run as somebody else.
-        self._start(0, "--wsrep-new-cluster")
-        self._wait_for(1)
-        self.servers[0].stop()
-        for node in self.nodes[1:]:
-            node.begin_with(self.nodes[0])
-        for node in self.nodes:
-            # rsync's server, which says that nothing has to be sent, becomes "nobody" if root started it.
-            node.data.chmod(0o777)
-        self._start(0, "--wsrep-new-cluster")
-        self._wait_for(1)
-
-    def join(self, number: int) -> None:
-        """Start a node that is down, with the data it has; return when it is a full member."""
-        node = self.nodes[number]
-        state = (node.data / "grastate.dat").read_text()
-        more = []
-        if re.search(r"seqno:\s*-1", state):  # it was killed
-            node.options = self.options(number)
-            more = [f"--wsrep-start-position={node.recovered_position()}"]
-        self._start(number, *more)
-        if not poll_until(lambda: self.members(number) > 0, _JOIN_SECONDS):
-            raise StackError(f"{node.name} did not join:\n{self.servers[number].log_tail()}")
-
-    def members(self, number: int) -> int:
-        """Return how many members a node sees, itself included; 0 if it is not in step with them."""
-        status = self._status(number)
-        in_step = status["wsrep_ready"] == "ON" and status["wsrep_local_state_comment"] == "Synced"
-        return int(status["wsrep_cluster_size"]) if in_step else 0
-
-    def is_primary(self, number: int) -> bool:
-        """Whether a node takes writes now."""
-        return self.members(number) > 0 and self.nodes[number].ask("SELECT @@read_only") == ((0,),)
-
-    def _status(self, number: int) -> dict[str, str]:
-        return dict(self.nodes[number].ask("SHOW STATUS LIKE 'wsrep_%'"))
-
-
-class GroupReplicationCluster(DatabaseCluster):
-    """MySQL with group replication, single primary."""
-
-    database = MYSQL
-    _MEMBERS = (
-        "SELECT member_port, member_role FROM performance_schema.replication_group_members"
-        " WHERE member_state = 'ONLINE'"
-    )
-
-    def options(self, number: int) -> list[str]:
-        """Return what makes a node a member of this cluster."""
-        node = self.nodes[number]
-        seeds = ",".join(f"{HOST}:{each.group_port}" for each in self.nodes)
-        return [
-            f"--server-id={number + 1}",
-            "--log-bin=binlog",
-            "--gtid-mode=ON",
-            "--enforce-gtid-consistency=ON",
-            "--performance-schema=ON",
-            "--tls-version=TLSv1.3",  # it does not start without
-            f"--report-host={HOST}",
-            "--plugin-load-add=group_replication.so",
-            "--loose-group-replication-start-on-boot=OFF",
-            f"--loose-group-replication-group-name={self.name}",
-            f"--loose-group-replication-local-address={HOST}:{node.group_port}",
-            f"--loose-group-replication-group-seeds={seeds}",
-            f"--loose-group-replication-ip-allowlist={HOST}",
-            "--loose-group-replication-recovery-get-public-key=ON",
-            "--loose-group-replication-member-expel-timeout=0",
-        ]
-
-    def _found(self) -> None:
-        self._start(0)
-        self.nodes[0].ask(
-            "SET GLOBAL group_replication_bootstrap_group = ON",
-            self._START.format(self.nodes[0].password),
-            "SET GLOBAL group_replication_bootstrap_group = OFF",
-        )
-        self._wait_for(1)
-
-    _START = f"START GROUP_REPLICATION USER = '{ADMIN}', PASSWORD = '{{}}'"
-
-    def join(self, number: int) -> None:
-        """Start a node that is down, with the data it has; return when it is a full member."""
-        self._start(number)
-        self.nodes[number].ask(self._START.format(self.nodes[0].password))
-        if not poll_until(lambda: self.members(number) > 0, _JOIN_SECONDS):
-            raise StackError(f"{self.nodes[number].name} did not join:\n{self.servers[number].log_tail()}")
-
-    def members(self, number: int) -> int:
-        """Return how many members a node sees online, itself included; 0 if it is none of them."""
-        ports = [port for port, _role in self.nodes[number].ask(self._MEMBERS)]
-        return len(ports) if self.nodes[number].port in ports else 0
-
-    def is_primary(self, number: int) -> bool:
-        """Whether a node takes writes now."""
-        node = self.nodes[number]
-        leads = (node.port, "PRIMARY") in node.ask(self._MEMBERS)
-        return leads and node.ask("SELECT @@super_read_only, @@read_only") == ((0, 0),)
+            raise StackError(f"the cluster has no {members} members after {JOIN_SECONDS:g} s\n{tails}")
 
 
 class Follower:

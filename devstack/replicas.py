@@ -18,6 +18,7 @@ from devstack.machine import free_port_block, require_disk, require_memory
 from devstack.program import NotReadyError
 from devstack.rocketmq import BROKER_NAME, HOST, Broker, NameServer
 from devstack.server import Server, poll_until
+from devstack.services import Databases
 from devstack.settings import StackPorts, StackSettings
 from rmq_txn.errors import BrokerUnavailableError
 from rmq_txn.remoting.client import RemotingClient
@@ -128,9 +129,12 @@ class ReplicatedCluster:
     Args:
         settings: see StackSettings; ports and proxy are not used. `broker_properties` win over SAFE.
         replicas: brokers, 2 or more.
+        databases: where databases are, which then run already; None: on a server of its own.
     """
 
-    def __init__(self, settings: StackSettings, *, replicas: int = 2) -> None:
+    def __init__(
+        self, settings: StackSettings, *, replicas: int = 2, databases: Databases | None = None
+    ) -> None:
         if replicas < 2:
             raise ValueError(f"replicas is {replicas!r}, allowed is 2 or more")
         self.settings = settings = replace(settings, proxy=False)
@@ -148,15 +152,21 @@ class ReplicatedCluster:
             Replica(settings, item, number, self.name_server, self._controllers)
             for number, item in enumerate(broker_ports, 1)
         ]
-        self._database = DatabaseServer(settings, ports[0])
         self.name_servers = tuple(Server(program) for program in programs)
         self.brokers = {program.address: Server(program) for program in replicas_}
         """Handles by address."""
-        self.database = Server(self._database)
+        own = DatabaseServer(settings, ports[0])
+        self._own_database = [] if databases else [Server(own)]
+        self._url = databases.database_url if databases else own.url
+
+    @property
+    def servers(self) -> list[Server]:
+        """Return all handles, in the order of starting."""
+        return [*self.name_servers, *self._own_database, *self.brokers.values()]
 
     def database_url(self, name: str) -> str:
         """Return the URL of a database, made if it is missing; see LocalStack.database_url."""
-        return self._database.url(name)
+        return self._url(name)
 
     def replication(self) -> Replication:
         """Return who is master and who is in sync; StackError while the controllers don't know."""
@@ -208,13 +218,13 @@ class ReplicatedCluster:
         heaps_mb = NAME_SERVERS * settings.name_server_heap_mb + len(self.brokers) * settings.broker_heap_mb
         require_memory(heaps_mb + _MEMORY_BESIDE_HEAPS_MB)
         try:
-            for server in (*self.name_servers, self.database):
+            for server in (*self.name_servers, *self._own_database):
                 server.start(wait=False)
             for server in self.name_servers:
                 server.wait_ready()
             for server in self.brokers.values():
                 server.start(wait=False)
-            for server in (self.database, *self.brokers.values()):
+            for server in (*self._own_database, *self.brokers.values()):
                 server.wait_ready()
         except BaseException:
             self.close()
@@ -222,10 +232,12 @@ class ReplicatedCluster:
 
     def close(self) -> None:
         """Stop all servers quickly; nothing when they are down."""
-        self.database.begin_stop()
+        for server in self._own_database:
+            server.begin_stop()
         for server in (*self.brokers.values(), *self.name_servers):
             server.end()
-        self.database.stop()
+        for server in self._own_database:
+            server.stop()
 
     def __enter__(self) -> ReplicatedCluster:
         """Start all servers."""

@@ -79,8 +79,8 @@ REFUSALS = frozenset(
 # Also the fault of a statement after START TRANSACTION READ ONLY; a server refuses with it by default when
 # transaction_read_only is set globally, as some do to demote it. `Session` tells them apart.
 READ_ONLY_TRANSACTION = 1792
-# Answered to COMMIT, these say that there was none. Tried: 1290 (MariaDB 10.11, MySQL 9.7). By documents: the
-# others. Any other number leaves the outcome in doubt.
+# Answered to COMMIT, these say that there was none. Tried: 1290 (MariaDB 10.11, MySQL 9.7), 1213 (Galera) and
+# 3101 (group replication with several primaries). Any other number leaves the outcome in doubt.
 REFUSED_COMMIT = frozenset({1213, 1290, 3101})
 
 # Wrong user, password or database: a retry helps only after somebody mended it.

@@ -9,7 +9,9 @@ from contextlib import closing
 import pymysql
 import pytest
 
-from devstack.database_cluster import DatabaseCluster, Follower, GaleraCluster, GroupReplicationCluster
+from devstack.database_cluster import DatabaseCluster, Follower
+from devstack.galera import GaleraCluster
+from devstack.group_replication import GroupReplicationCluster
 from rmq_txn import Database, DatabaseUnavailableError, schema
 from rmq_txn.database.pool import error_code
 from rmq_txn.database.session import SessionState
@@ -26,6 +28,8 @@ pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 WRITERS = 4
 DEADLOCK = 1213
+FORESTALLED = 3101
+CONFLICTS = (DEADLOCK, FORESTALLED)
 KINDS: list[type[DatabaseCluster]] = [GaleraCluster, GroupReplicationCluster]
 
 
@@ -43,7 +47,7 @@ def url(cluster: DatabaseCluster, unique: str) -> str:
     primary = cluster.primary()
     assert primary is not None
     cluster.turn_to(primary)
-    url = cluster.url(unique)
+    url = cluster.database_url(unique)
     database = Database.mysql(url)
     try:
         schema.apply(database)
@@ -75,11 +79,14 @@ def oracle(database: Database) -> Oracle:
 
 
 class Writer(threading.Thread):
-    """Commits one row after the other and notes what it was told about each."""
+    """Commits one row after the other, maybe with a count in a shared one, and notes what it was told."""
 
-    def __init__(self, database: Database, name: str, stop: threading.Event) -> None:
+    def __init__(
+        self, database: Database, name: str, stop: threading.Event, shared: str | None = None
+    ) -> None:
         super().__init__(daemon=True)
-        self._database, self._name, self._stop_it = database, name, stop
+        self._database, self._name, self._stop_it, self._shared = database, name, stop, shared
+        self.told: set[int | None] = set()
         self.committed: set[str] = set()
         self.not_committed: set[str] = set()
         self.in_doubt: set[str] = set()
@@ -95,10 +102,13 @@ class Writer(threading.Thread):
         try:
             with self._database.transaction() as txn:
                 txn.execute("INSERT INTO effect (id) VALUES (%s)", (id_,))
+                if self._shared is not None:
+                    txn.execute("UPDATE effect SET n = n + 1 WHERE id = %s", (self._shared,))
         except InDoubtError:
             self.in_doubt.add(id_)
         except (DatabaseUnavailableError, pymysql.MySQLError) as error:
-            if not isinstance(error, DatabaseUnavailableError) and error_code(error) != DEADLOCK:
+            self.told.add(error_code(error))
+            if not isinstance(error, DatabaseUnavailableError) and error_code(error) not in CONFLICTS:
                 self.surprises.append(error)
             self.not_committed.add(id_)
             self._stop_it.wait(0.05)
@@ -158,6 +168,35 @@ def test_a_conflict_that_surfaces_at_commit_is_surely_rolled_back_and_not_in_dou
     assert session.state is SessionState.OPEN
     assert session.rollback()
     assert rows(url, "SELECT n FROM effect") == [(1,)]
+
+
+def test_a_commit_that_another_primary_of_a_group_forestalled_is_surely_rolled_back(
+    cluster: DatabaseCluster, url: str, open_database: Callable[..., Database]
+) -> None:
+    """Two primaries commit one row at the same time: the later one in the group's order is answered 3101."""
+    if not isinstance(cluster, GroupReplicationCluster):
+        pytest.skip("group replication's own number; Galera says 1213")
+    stop = threading.Event()
+    with open_database(url).transaction() as txn:
+        txn.execute("INSERT INTO effect (id) VALUES ('row')")
+    nodes = [at_node(cluster, url, number) for number in (0, 1)]
+    writers = [Writer(open_database(node), f"w{n}", stop, shared="row") for n, node in enumerate(nodes)]
+    with cluster.many_primaries():
+        for writer in writers:
+            writer.start()
+        until(lambda: any(FORESTALLED in writer.told for writer in writers), "an answer 3101", 60)
+        stop.set()
+        for writer in writers:
+            writer.join(60)
+            assert not writer.is_alive()
+    committed = writers[0].committed | writers[1].committed
+    expected = sorted([("row", len(committed)), *((id_, 0) for id_ in committed)])
+    until(
+        lambda: all(sorted(rows(node, "SELECT id, n FROM effect")) == expected for node in nodes),
+        "both nodes hold what was told committed, and nothing else",
+        60,
+    )
+    assert [writer.surprises for writer in writers] == [[], []]
 
 
 def test_a_check_back_over_another_node_right_after_commit_never_says_rollback(

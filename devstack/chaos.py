@@ -14,14 +14,17 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from devstack.database_cluster import DatabaseCluster
 from devstack.errors import StackError
 from devstack.evidence import Evidence
 from devstack.faults import Fault, make_plan
+from devstack.galera import GaleraCluster
+from devstack.group_replication import GroupReplicationCluster
 from devstack.lab import Lab
 from devstack.ledger import Books
 from devstack.load import SEEDS, Load
@@ -33,6 +36,10 @@ EXIT_USAGE: Final = 2  # argparse's own
 EXIT_INTERRUPTED: Final = 130
 
 DEFAULT_FOLDER: Final = CHECKOUT / ".devstack" / "chaos"
+CLUSTERS: Final[Mapping[str, type[DatabaseCluster]]] = {
+    "galera": GaleraCluster,
+    "group-replication": GroupReplicationCluster,
+}
 _SECONDS_A_FAULT: Final = 3.0
 
 
@@ -87,6 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--impatient", action="store_true", help="the broker gives up after 3 questions: the relay's hour"
     )
     parser.add_argument(
+        "--cluster",
+        choices=list(CLUSTERS),
+        help="brokers and databases that fail over, and failovers among the faults",
+    )
+    parser.add_argument(
         "--folder", type=Path, default=DEFAULT_FOLDER, help="where everything lives (default: %(default)s)"
     )
     return parser
@@ -97,7 +109,8 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Lab(options.folder, impatient=options.impatient) as lab:
+        databases = CLUSTERS.get(options.cluster)
+        with Lab(options.folder, impatient=options.impatient, databases=databases) as lab:
             found = experiment(lab, options)
     except StackError as exc:
         print(f"chaos: {exc}", file=sys.stderr)
@@ -120,7 +133,7 @@ def experiment(lab: Lab, options: argparse.Namespace) -> list[str]:
         seed,
         list(lab.keepers),
         list(lab.lines),
-        list(lab.switches),
+        lab.switches,
         seconds=options.seconds,
         count=count,
         longest=options.longest,

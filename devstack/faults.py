@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,9 +26,6 @@ LINE_FAULTS: Final[Mapping[str, Callable[[TcpProxy], None]]] = {
     "hold": TcpProxy.hold,
     "delay": lambda proxy: proxy.delay(_DELAY_SECONDS),
 }
-
-# A server that runs, answers, and refuses to write: what is left of a primary after a failover.
-SWITCH_FAULTS: Final = ("read-only",)
 _SWITCH_AGAIN_SECONDS: Final = 0.5
 
 
@@ -39,7 +36,7 @@ class Fault:
 
     Attributes:
         at: seconds after the begin of the run.
-        kind: one of PROCESS_FAULTS, LINE_FAULTS or SWITCH_FAULTS.
+        kind: one of PROCESS_FAULTS or LINE_FAULTS, or a switch's own.
         target: the process, line or switch it happens to.
         seconds: how long it lasts; a killed process is started again after that.
     """
@@ -57,7 +54,7 @@ def make_plan(
     seed: int,
     processes: Sequence[str],
     lines: Sequence[str],
-    switches: Sequence[str],
+    switches: Mapping[str, Iterable[str]],
     *,
     seconds: float,
     count: int,
@@ -66,14 +63,15 @@ def make_plan(
     """
     Choose `count` faults at random times within `seconds`; the same arguments choose the same ones.
 
-    Nothing is hit twice before everything was hit once. Faults overlap as chance will have it.
+    Nothing is hit twice before everything was hit once. Faults overlap as chance will have it. `switches`
+    are the kinds of fault that each of them has.
     """
     chance = random.Random(seed)
     everything = [*processes, *lines, *switches]
     kinds = {
         **dict.fromkeys(processes, PROCESS_FAULTS),
         **dict.fromkeys(lines, tuple(LINE_FAULTS)),
-        **dict.fromkeys(switches, SWITCH_FAULTS),
+        **{name: tuple(turns) for name, turns in switches.items()},
     }
     chance.shuffle(everything)
     targets = [
@@ -116,7 +114,7 @@ class FaultMachine:
     Args:
         keepers: the processes, by name.
         lines: the proxies, by name.
-        switches: by name, what turns a fault on or off; it raises OSError while its server is away.
+        switches: by name and kind of fault, what turns it on or off; OSError while its server is away.
         say: prints a line.
 
     Attributes:
@@ -127,7 +125,7 @@ class FaultMachine:
         self,
         keepers: Mapping[str, Keeper],
         lines: Mapping[str, TcpProxy],
-        switches: Mapping[str, Callable[[bool], None]],
+        switches: Mapping[str, Mapping[str, Callable[[bool], None]]],
         say: Callable[[str], None],
     ) -> None:
         self._keepers = keepers
@@ -193,7 +191,7 @@ class FaultMachine:
 
     def _turn(self, fault: Fault) -> None:
         """Turn it on if its server is there, and off in any case: it must be there again in the end."""
-        turn = self._switches[fault.target]
+        turn = self._switches[fault.target][fault.kind]
         try:
             turn(True)
         except OSError as error:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from devstack import hurried
+from devstack.database_cluster import DatabaseCluster
 from devstack.errors import StackError
 from devstack.evidence import Evidence
 from devstack.faults import Fault, FaultMachine, Happened
+from devstack.grounds import Ground, OneOfEach, WithFailover
 from devstack.keeper import Keeper
 from devstack.ledger import Books, Ledger, drop_the_key_that_hides_duplicates
 from devstack.load import SEEDS, Load
-from devstack.local import LocalStack, forget_data
 from devstack.machine import free_port_block
-from devstack.proxy import TcpProxy, proxied, through
+from devstack.proxy import proxied, through
 from devstack.server import Server
 from devstack.services import (
     ACCOUNT_DATABASE,
-    HOST,
     POINTS_DATABASE,
     TOPIC,
     DemoService,
@@ -37,8 +37,6 @@ from rmq_txn.errors import DatabaseUnavailableError, InDoubtError
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.server import RemotingError
 
-# Where clients are told to find the broker; its proxy listens there.
-_BROKER_HOST: Final = "127.0.0.2"
 # More than a run can use up: with the intervals of tests 15 questions are over after 75 s.
 _MANY_QUESTIONS: Final = 1000
 _GIVEN_UP_TOPIC: Final = "TRANS_CHECK_MAX_TIME_TOPIC"
@@ -62,6 +60,7 @@ class Lab:
         redeliveries: the broker's pauses between them, as `messageDelayLevel`; None: those of tests.
         buttons: the services take the faults of single transfers, as the buttons of the demo page ask for.
         asks_after_seconds: how old a half message is when the broker asks about it; None: as in tests.
+        databases: the kind of database cluster that fails over, beside brokers that do; None: one of each.
     """
 
     def __init__(
@@ -72,26 +71,24 @@ class Lab:
         redeliveries: str | None = None,
         buttons: bool = False,
         asks_after_seconds: float | None = None,
+        databases: type[DatabaseCluster] | None = None,
     ) -> None:
         self._began = time.monotonic()
         self._cleanup = ExitStack()
         more = {} if redeliveries is None else {"messageDelayLevel": redeliveries}
         settings = StackSettings.for_tests(
             folder,
-            advertised_host=_BROKER_HOST,
             transaction_check_max=hurried.QUESTIONS if impatient else _MANY_QUESTIONS,
             broker_properties=more,
             **({} if asks_after_seconds is None else {"transaction_timeout_seconds": asks_after_seconds}),
         )
         self._account_module = "devstack.hurried" if impatient else "demo_account_service"
-        forget_data(settings)
-        self.stack = LocalStack(settings)
-        self.lines: dict[str, TcpProxy] = {}
+        self._ground: Ground = OneOfEach(settings) if databases is None else WithFailover(settings, databases)
+        self.stack = self._ground.stack
+        self.lines = self._ground.lines
+        self.switches = self._ground.switches
         self.keepers: dict[str, Keeper] = {}
         self._buttons = buttons
-        self.switches: dict[str, Callable[[bool], None]] = {
-            "writes to the databases": self.stack.set_read_only
-        }
         self.accounts: list[DemoService] = []
         self.points: list[DemoService] = []
 
@@ -112,11 +109,9 @@ class Lab:
         self._cleanup.close()
 
     def _start(self) -> None:
-        stack, ports = self.stack, self.stack.ports
+        stack = self.stack
         self.say(f"starting the servers, and two processes of each service, in {stack.settings.folder}")
-        self._add_line("the broker", TcpProxy(HOST, ports.broker, listen=(_BROKER_HOST, ports.broker)))
-        self._add_line("the name server", TcpProxy(HOST, ports.name_server))
-        self._cleanup.enter_context(stack)
+        self._cleanup.enter_context(self._ground)
         stack.create_topic(TOPIC)
         self._first_port = free_port_block()
         for number in (1, 2):
@@ -142,23 +137,18 @@ class Lab:
         self._cleanup.callback(stop_together, *services)
         start_together(*services)
         drop_the_key_that_hides_duplicates(stack)
-        for server in (*services, *stack.servers):
+        for server in (*services, *self._ground.kept):
             keeper = self.keepers[server.name] = Keeper(server, keep_logs=server in services)
             self._cleanup.callback(keeper.close)
 
-    def _add_line(self, to: str, proxy: TcpProxy) -> TcpProxy:
-        self._cleanup.enter_context(proxy)
-        self.lines[f"the line to {to}"] = proxy
-        return proxy
-
     def _lines_of(self, name: str, prefix: str, database: str) -> dict[str, str]:
         url = self.stack.database_url(database)
-        proxy = self._add_line(f"the database of {name}", proxied(url))
-        name_server = self.lines["the line to the name server"]
+        proxy = self._cleanup.enter_context(proxied(url))
+        self.lines[f"the line to the database of {name}"] = proxy
         return {
             **self._buttons_of(name, prefix),
             f"{prefix}DATABASE_URL": through(url, proxy),
-            f"{prefix}NAME_SERVER": f"{HOST}:{name_server.port}",
+            f"{prefix}NAME_SERVER": self._ground.name_server,
         }
 
     def _buttons_of(self, name: str, prefix: str) -> dict[str, str]:
@@ -241,7 +231,7 @@ class Lab:
 
     def given_up(self) -> int:
         """Return how many half messages the broker asked about in vain, and dropped."""
-        broker = RemotingClient(self.stack.broker_address)
+        broker = RemotingClient(self._ground.broker())
         try:
             return broker.max_offset(_GIVEN_UP_TOPIC, 0)
         except RemotingError:  # the topic does not exist before the first one

@@ -44,7 +44,7 @@ def test_the_seed_hits_what_matters(lab: Lab) -> None:
         SEED,
         list(lab.keepers),
         list(lab.lines),
-        list(lab.switches),
+        lab.switches,
         seconds=SECONDS,
         count=FAULTS,
         longest=8.0,

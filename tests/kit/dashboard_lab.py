@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -103,11 +102,8 @@ def seen_in_a_run(folder: Path, shown: tuple[Panel, ...]) -> Scene:
     """Run the lab; return what the panels showed. The books must agree in the end."""
     with Lab(folder, buttons=True, asks_after_seconds=_ASKS_AFTER_SECONDS) as lab:
         buttons = Buttons(lab)
-        more: dict[str, Callable[[bool], None]] = {
-            _LOST: buttons.lose_verdicts,
-            _FAILED: buttons.break_handler,
-        }
-        lab.switches.update(more)
+        lab.switches[_LOST] = {"lost": buttons.lose_verdicts}
+        lab.switches[_FAILED] = {"fails": buttons.break_handler}
         scraped = [
             Scraped(service.name.rpartition("-")[0] + "-service", service.name, service.port)
             for service in (*lab.accounts, *lab.points)

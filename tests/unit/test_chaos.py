@@ -18,7 +18,6 @@ from devstack.evidence import Evidence
 from devstack.faults import (
     LINE_FAULTS,
     PROCESS_FAULTS,
-    SWITCH_FAULTS,
     Fault,
     FaultMachine,
     make_plan,
@@ -30,7 +29,7 @@ from tests.kit.wait import until
 
 PROCESSES = ["account-1", "broker", "database"]
 LINES = ["line 1", "line 2"]
-SWITCHES = ["writes"]
+SWITCHES = {"writes": ["read-only"], "primary": ["killed", "demoted"]}
 
 
 def plan(seed: int, count: int = 40) -> list[Fault]:
@@ -48,15 +47,21 @@ def test_a_plan_leaves_nothing_out() -> None:
     kinds = {
         **dict.fromkeys(PROCESSES, PROCESS_FAULTS),
         **dict.fromkeys(LINES, LINE_FAULTS),
-        **dict.fromkeys(SWITCHES, SWITCH_FAULTS),
+        **SWITCHES,
     }
-    assert {fault.target for fault in plan(3, count=6)} == kinds.keys()
+    assert {fault.target for fault in plan(3, count=7)} == kinds.keys()
     for fault in plan(3):
         assert fault.kind in kinds[fault.target]
         assert 0 <= fault.at <= 30
         assert 0.5 <= fault.seconds <= 8
     assert [fault.at for fault in plan(3)] == sorted(fault.at for fault in plan(3))
-    assert {fault.kind for fault in plan(3, count=200)} == {*PROCESS_FAULTS, *LINE_FAULTS, *SWITCH_FAULTS}
+    assert {fault.kind for fault in plan(3, count=200)} == {
+        *PROCESS_FAULTS,
+        *LINE_FAULTS,
+        "read-only",
+        "killed",
+        "demoted",
+    }
 
 
 def test_a_switch_is_off_in_the_end_even_if_its_server_was_away() -> None:
@@ -70,7 +75,9 @@ def test_a_switch_is_off_in_the_end_even_if_its_server_was_away() -> None:
         turned.append(on)
 
     said: list[str] = []
-    FaultMachine({}, {}, {"writes": turn}, said.append).run([Fault(0.0, "read-only", "writes", 0.01)])
+    FaultMachine({}, {}, {"writes": {"read-only": turn}}, said.append).run(
+        [Fault(0.0, "read-only", "writes", 0.01)]
+    )
     assert turned == [True, False]
     assert said == ["read-only: writes, for 0.0 s"]
 
@@ -82,7 +89,8 @@ def test_faults_in_turn_wait_until_all_is_well_and_are_noted() -> None:
     def tell(what: str) -> None:
         told.append((what, time.time()))
 
-    machine = FaultMachine({}, {}, {"writes": lambda on: tell("on" if on else "off")}, lambda _text: None)
+    writes = {"read-only": lambda on: tell("on" if on else "off")}
+    machine = FaultMachine({}, {}, {"writes": writes}, lambda _text: None)
     faults = [Fault(99.0, "read-only", "writes", seconds) for seconds in (0.02, 0.01)]
     machine.run_in_turn(faults, calm_seconds=0.01, wait_well=lambda: tell("well"))
     assert [what for what, _ in told] == ["on", "off", "well"] * 2
@@ -159,7 +167,7 @@ def test_the_last_line_is_one_sentence_with_the_figures(tmp_path: Path) -> None:
 class FakeLab:
     """Starts nothing."""
 
-    def __init__(self, folder: Path, *, impatient: bool) -> None:
+    def __init__(self, folder: Path, *, impatient: bool, databases: object) -> None:
         self.folder, self.impatient = folder, impatient
 
     def __enter__(self) -> FakeLab:

@@ -92,6 +92,9 @@ _RESERVED_NAMES = """
 _RESERVED = frozenset(_RESERVED_NAMES.split())
 
 
+_MAPPING = (dict, Mapping)  # an abstract class decides in Python, so the usual one comes first
+
+
 def check_topic(topic: object) -> str:
     """Return `topic` if a broker and every client can carry it."""
     name = _check_name("topic", topic, MAX_TOPIC_CHARACTERS)
@@ -152,7 +155,7 @@ def _check_key(key: object) -> str:
 
 
 def _check_properties(properties: object) -> dict[str, str]:
-    if not isinstance(properties, Mapping):
+    if not isinstance(properties, _MAPPING):
         raise InvalidMessageError(
             f"properties are {type(properties).__name__}, allowed is a mapping of text to text"
         )
@@ -189,7 +192,7 @@ _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", "
 def _encode(body: object) -> bytes:
     if isinstance(body, bytes):
         encoded = body
-    elif isinstance(body, Mapping):
+    elif isinstance(body, _MAPPING):
         try:
             encoded = _JSON.encode(body).encode()
         except (TypeError, ValueError, RecursionError) as error:

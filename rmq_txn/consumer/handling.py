@@ -14,8 +14,8 @@ import contextvars
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -175,12 +175,9 @@ class Handling:
         began = time.monotonic()
         claim = self._claims.of(delivery)
         over_age = self.aging.is_over_age(delivery)
+        txn: Transaction | None = None
         try:
-            with (
-                self._ended_if_silent() as begun,
-                self._transactions.transaction(join=self._join and self._join()) as txn,
-            ):
-                begun.append(txn)
+            with self._transactions.transaction(join=self._join and self._join()) as txn:
                 if not inbox.claim(txn, self._group, claim.key, claim.former_key):
                     raise _DoneBefore  # noqa: TRY301 - out by ROLLBACK, a round trip less than COMMIT
                 if over_age:
@@ -194,6 +191,10 @@ class Handling:
         except _DoneBefore:
             event = "duplicate skipped"
             self.health.duplicate()
+        except Exception as error:
+            if txn is not None and is_lost_connection(error):
+                self._end_on_the_server(txn)
+            raise
         else:
             event = "handled"
             if over_age:
@@ -203,23 +204,15 @@ class Handling:
         log.info(event, key=claim.key, redeliveries=delivery.redeliveries, seconds=seconds)
         return Answer.ACK
 
-    @contextmanager
-    def _ended_if_silent(self) -> Iterator[list[Transaction]]:
+    def _end_on_the_server(self, txn: Transaction) -> None:
         """
-        End a transaction of the block on the server when its connection is lost.
+        End a transaction whose connection is lost.
 
         A statement that takes too long goes on there, and its claim holds up our next try, and the
         counting of this one.
         """
-        begun: list[Transaction] = []
-        try:
-            yield begun
-        except Exception as error:
-            if is_lost_connection(error):
-                for txn in begun:
-                    with suppress(Exception):  # it is gone, or so is the server; then the claim is too
-                        self._database.kill(txn.server_thread)
-            raise
+        with suppress(Exception):  # it is gone, or so is the server; then the claim is too
+            self._database.kill(txn.server_thread)
 
     def _count(self, delivery: Delivery, error: Exception) -> Answer:
         """Count a failure of our own after its rollback; park the message if it was the last one."""

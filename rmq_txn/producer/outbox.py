@@ -83,6 +83,9 @@ class OutboxCount:
     """The highest transaction id; empty if there is none, or of one topic."""
 
 
+_encode = json.JSONEncoder().encode
+
+
 def insert(session: Session, messages: Sequence[Outbound], message_ids: Sequence[str]) -> None:
     """Copy the messages of the session's own transaction; one statement up to a megabyte."""
     session.executemany(
@@ -96,7 +99,7 @@ def insert(session: Session, messages: Sequence[Outbound], message_ids: Sequence
                 # As bytes: they must not depend on the character set of the connection.
                 None if message.key is None else message.key.encode(),
                 None if message.tag is None else message.tag.encode(),
-                json.dumps(dict(message.properties)).encode(),
+                _encode(dict(message.properties)).encode(),
                 message.body,
             )
             for position, (message, message_id) in enumerate(zip(messages, message_ids, strict=True))

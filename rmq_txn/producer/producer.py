@@ -373,4 +373,5 @@ class TransactionProducer:
                 self._in_flight.remove(txn_id)
         finally:
             self._inside.set(None)  # as it was; no token, that Ctrl-C could keep from us
-            self._in_flight.remove(txn_id)  # if Ctrl-C kept the line above from it
+            if txn_id in self._in_flight.running:  # Ctrl-C kept the line above from it
+                self._in_flight.remove(txn_id)

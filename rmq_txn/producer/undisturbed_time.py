@@ -152,13 +152,11 @@ class SentVerdicts:
 
     def __init__(self, undisturbed: UndisturbedTime, check_budget_seconds: float) -> None:
         self._undisturbed = undisturbed
+        self.now = undisturbed.now
+        """Returns the time to give to `add`, before the first half message."""
         self._budget_seconds = check_budget_seconds
         self._lock = threading.Lock()
         self._slices: deque[_Slice] = deque()
-
-    def now(self) -> float:
-        """Return the time to give to `add`, before the first half message."""
-        return self._undisturbed.now()
 
     def add(self, txn_id: str, began: float) -> None:
         """

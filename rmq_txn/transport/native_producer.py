@@ -26,11 +26,11 @@ from rmq_txn.verdict import Verdict
 
 log = get_logger("transport.native")
 
-_VERDICTS = {
-    Verdict.COMMIT: binding.COMMIT,
-    Verdict.ROLLBACK: binding.ROLLBACK,
-    Verdict.UNKNOWN: binding.UNKNOWN,
-}
+_CODES = (
+    (Verdict.COMMIT, binding.COMMIT),
+    (Verdict.ROLLBACK, binding.ROLLBACK),
+    (Verdict.UNKNOWN, binding.UNKNOWN),
+)
 _SCOUT_CLOSE_SECONDS = 30.0
 _QUICK_TRIES = 4
 _QUICK_SECONDS = 2.0
@@ -38,9 +38,10 @@ _QUICK_SECONDS = 2.0
 
 def _code(verdict: object) -> int:
     """Translate a verdict; a boolean is none, `False` would be COMMIT."""
-    if not isinstance(verdict, Verdict):
-        raise TypeError(f"verdict is {verdict!r}, allowed are {', '.join(map(str, Verdict))}")
-    return _VERDICTS[verdict]
+    for known, code in _CODES:
+        if verdict is known:
+            return code
+    raise TypeError(f"verdict is {verdict!r}, allowed are {', '.join(map(str, Verdict))}")
 
 
 class NativeProducer(NativeClient):
@@ -167,7 +168,8 @@ class NativeProducer(NativeClient):
             finally:
                 self._in_flight.remove(local_transaction)
         finally:
-            self._in_flight.remove(local_transaction)  # if Ctrl-C kept the line above from it
+            if local_transaction in self._in_flight.running:  # Ctrl-C kept the line above from it
+                self._in_flight.remove(local_transaction)
             del self._sends[token]
         if failure is not None:
             raise failure

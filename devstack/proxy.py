@@ -136,6 +136,8 @@ class TcpProxy:
             client.close()
             return
         server.settimeout(None)
+        for end in (client, server):  # as drivers and servers do: else the second of two small answers waits
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         line = Line(client, server)
         with self._lock:
             self._lines.add(line)

@@ -9,36 +9,29 @@ as well. This module also stands as a DB-API module for DBUtils: `connect` and `
 
 from __future__ import annotations
 
-import functools
 import os
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pymysql
 from pymysql.connections import Connection
-from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
+from pymysql.constants import CLIENT, COMMAND, CR, ER, SERVER_STATUS
 
+from rmq_txn.database.pipelining import MOST_BYTES, Pipelining
+from rmq_txn.database.tracking import NEWS, SCHEMA, SYSTEM_VARIABLE, TRANSACTION_STATE, read_news, sized
 from rmq_txn.errors import LifecycleError, SettingsError
+from rmq_txn.logs import get_logger
 
+log = get_logger("database")
 threadsafety = pymysql.threadsafety
 
 # In these no byte of a longer character is a quote or a backslash, so what the driver escapes stays escaped,
 # whatever the bytes mean. Not so in gbk, big5, sjis, cp932 and gb18030; the others have no use here.
 SAFE_CHARACTER_SETS = frozenset({"utf8mb4", "utf8mb3", "utf8", "latin1", "ascii"})
 
-# What a session is asked to tell, for the statement that sets it up. MySQL's '*' of variables would tell of
-# each statement that it has a number; that anything changed is told anyway.
-TRACK = (
-    "session_track_state_change = ON, session_track_schema = ON, "
-    "session_track_system_variables = 'character_set_client', session_track_transaction_info = 'STATE'"
-)
-
 _DESCRIBE = "SELECT @@max_allowed_packet, CONCAT_WS('/', @@hostname, @@port, @@server_id)"
-
-# Of the protocol, unknown to PyMySQL: SERVER_SESSION_STATE_CHANGED, and the kinds of news that follow it.
-_NEWS = 0x4000
-_SYSTEM_VARIABLE, _SCHEMA, _ANYTHING, _TRANSACTION_STATE = 0, 1, 2, 5
 
 if TYPE_CHECKING:
     _Connection = Connection[Any]
@@ -108,10 +101,13 @@ class WatchedConnection(_Connection):
         server_thread_id: tuple[int]
         server_capabilities: int
         _result: Any
+        _sock: Any
 
-    def __init__(self, **parameters: Any) -> None:
+    def __init__(self, *, pipelining: Pipelining | None = None, **parameters: Any) -> None:
         self.failures: set[int] = set()
+        self._pipelining = pipelining or Pipelining()
         self._unanswered = False
+        self._more_answers = 0  # after the one that is read next
         self._pid = os.getpid()
         self.packet_bytes = 0
         self.lease: Any = None
@@ -138,6 +134,7 @@ class WatchedConnection(_Connection):
         self.packet_bytes = 0
         made_at = (time.monotonic(), time.time())
         self._unanswered = False
+        self._more_answers = 0
         self._pid = os.getpid()
         super().connect(sock)
         try:
@@ -150,6 +147,20 @@ class WatchedConnection(_Connection):
         self.made_at = made_at
         self.server_thread = ServerThread(self.server_thread_id[0], self.server, made_at)
         self._as_new()
+        if self._pipelining.allowed is None:
+            self._try_pipelining()
+
+    def _try_pipelining(self) -> None:
+        """Find out whether two statements that come in one write are both answered; connect again if not."""
+        self._pipelining.allowed = self.query_each(["DO 0", "DO 0"]) == [0, 0]
+        if self._pipelining.allowed:
+            return
+        try:
+            self.connect()
+        except pymysql.MySQLError:
+            self._pipelining.allowed = None  # the server went away just then, that says nothing
+            raise
+        log.warning("statements are sent one at a time: two that came together were not answered")
 
     def _as_new(self) -> None:
         self.changed = self.elsewhere = self.unsettled = False
@@ -184,6 +195,55 @@ class WatchedConnection(_Connection):
                 f"{self.packet_bytes} bytes; raise it there, or make the value smaller",
             )
         return super().query(data, unbuffered)
+
+    def query_each(self, statements: Sequence[str]) -> list[int | pymysql.MySQLError]:
+        """
+        Run statements that bring no rows, on a connection that is settled; never COMMIT.
+
+        In one write where that is possible. Then one that fails does not keep the next ones from running, so
+        the transaction has to be rolled back.
+
+        Returns:
+            How many rows each changed, or its error. Shorter than `statements` if the connection was lost, or
+            if they were sent one at a time and one failed, or the first changed nothing.
+
+        Raises: SettingsError, as `query`.
+        """
+        commands = bytearray()
+        for sql in statements:
+            data = sql.encode(self.encoding)
+            # Each is a command of its own, in one packet with the number 0.
+            commands += struct.pack("<iB", len(data) + 1, COMMAND.COM_QUERY) + data
+        answers: list[int | pymysql.MySQLError] = []
+        if (
+            self._pipelining.allowed is False
+            or self.ended  # each may be durable at once then
+            or self._unsafe
+            or self._sock is None
+            or len(commands) >= min(MOST_BYTES, self.packet_bytes)
+        ):
+            for sql in statements:
+                try:
+                    answers.append(self.query(sql))
+                except pymysql.MySQLError as error:
+                    answers.append(error)
+                    break
+                if not answers[0]:
+                    break
+            return answers
+        try:
+            self._write_bytes(bytes(commands))
+        except pymysql.MySQLError as error:
+            return [error]
+        for self._more_answers in reversed(range(len(statements))):
+            self._next_seq_id = 1  # of packets: the answer to a command with the number 0
+            try:
+                answers.append(self._read_query_result())
+            except pymysql.MySQLError as error:
+                answers.append(error)
+                if not self.open:
+                    break
+        return answers
 
     def settle(self) -> None:
         """
@@ -263,10 +323,10 @@ class WatchedConnection(_Connection):
         try:
             rows: int = super()._read_query_result(unbuffered)  # type: ignore[misc]
         except pymysql.MySQLError as error:
-            self._unanswered = False
+            self._unanswered = self._more_answers > 0
             self._heed_failure(error)
             raise
-        self._unanswered = False
+        self._unanswered = self._more_answers > 0
         result = self._result
         if result.server_status is not None:  # an answer without rows; those with rows tell nothing
             self._heed(result.server_status, result.message)
@@ -287,7 +347,7 @@ class WatchedConnection(_Connection):
         """Return the text for people in an answer without rows, such as `Rows matched: 1  Changed: 0 ...`."""
         if not message or not self.server_capabilities & CLIENT.SESSION_TRACK:
             return message  # all of it
-        return _sized(message, 0)[0]
+        return sized(message, 0)[0]
 
     def _heed_failure(self, error: pymysql.MySQLError) -> None:
         code = error.args[0] if error.args else None
@@ -301,16 +361,16 @@ class WatchedConnection(_Connection):
         if (self._in_transaction and not in_transaction) or status & _AUTOCOMMIT:
             self.ended = True
         self._in_transaction = in_transaction
-        if not status & _NEWS:
+        if not status & NEWS:
             return
-        for kind, news in _read_news(message):
-            if kind == _TRANSACTION_STATE:
+        for kind, news in read_news(message):
+            if kind == TRANSACTION_STATE:
                 self._heed_transaction_state(news[0])
                 continue
             self.changed = True
-            if kind == _SCHEMA:
+            if kind == SCHEMA:
                 self.elsewhere = self.unsettled = news[0] != self.db
-            elif kind == _SYSTEM_VARIABLE:
+            elif kind == SYSTEM_VARIABLE:
                 name, value = news[:2]
                 if name == "character_set_client" and value not in SAFE_CHARACTER_SETS:
                     self._unsafe = value
@@ -323,37 +383,3 @@ class WatchedConnection(_Connection):
             self.ended = True
         if state[3:4] == "w":
             self.untransactional = True
-
-
-@functools.lru_cache(maxsize=256)
-def _read_news(message: bytes) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    """
-    Read what follows the status in an answer: a text for people, then kinds and contents.
-
-    Remembered: each transaction brings the same two or three, which took 16 function calls of the 256 of one.
-    """
-    _, at = _sized(message, 0)
-    news, _ = _sized(message, at)
-    found, at = [], 0
-    while at < len(news):
-        content, end = _sized(news, at + 1)
-        found.append((news[at], tuple(_texts(content))))
-        at = end
-    return tuple(found)
-
-
-def _texts(content: bytes) -> list[str]:
-    found, at = [], 0
-    while at < len(content):
-        text, at = _sized(content, at)
-        found.append(text.decode("utf-8", "replace"))
-    return found or [""]
-
-
-def _sized(data: bytes, at: int) -> tuple[bytes, int]:
-    """Return the bytes behind a length-encoded size, and where they end."""
-    size, at = data[at], at + 1
-    if size > 0xFA:
-        width = {0xFC: 2, 0xFD: 3, 0xFE: 8}[size]
-        size, at = int.from_bytes(data[at : at + width], "little"), at + width
-    return data[at : at + size], at + size

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 
 import pymysql
 
-from rmq_txn.database.connection import TRACK, ServerThread
+from rmq_txn.database.connection import ServerThread
+from rmq_txn.database.pipelining import Pipelining
 from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, driver_error, error_code, parse_url
-from rmq_txn.database.session import Session, SessionState
+from rmq_txn.database.session import Session
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.database.sideline import Sideline
 from rmq_txn.database.sql import STATEMENTS
+from rmq_txn.database.tracking import TRACK
 from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.errors import DatabaseUnavailableError, InDoubtError, SettingsError
 from rmq_txn.identity import new_txn_id
@@ -112,6 +115,7 @@ class Database:
             "read_timeout": statement_timeout_seconds,
             "write_timeout": statement_timeout_seconds,
             "autocommit": False,
+            "pipelining": Pipelining(),
         }
         # Short: the caller of a lost COMMIT waits for them, after statement_timeout_seconds.
         checks = parameters | {"read_timeout": 3.0, "write_timeout": 3.0, "connect_timeout": 1.5}

@@ -102,6 +102,11 @@ def error_code(error: BaseException) -> int | None:
     return None
 
 
+def is_duplicate(error: BaseException) -> bool:
+    """Whether `error` says that a key is taken."""
+    return isinstance(error, pymysql.IntegrityError) and error_code(error) == DUPLICATE_KEY
+
+
 def is_lost_connection(error: BaseException) -> bool:
     """Whether `error` means that the connection is gone, whatever became of its transaction."""
     return isinstance(error, DatabaseUnavailableError) or error_code(error) in LOST_CONNECTION

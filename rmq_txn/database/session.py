@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import pymysql
 import pymysql.cursors
@@ -14,7 +13,6 @@ from pymysql.constants import SERVER_STATUS
 
 from rmq_txn.database.connection import ServerThread, WatchedConnection
 from rmq_txn.database.pool import (
-    DUPLICATE_KEY,
     LOCK_ERRORS,
     READ_ONLY_TRANSACTION,
     REFUSALS,
@@ -23,8 +21,10 @@ from rmq_txn.database.pool import (
     ConnectionPool,
     driver_error,
     error_code,
+    is_duplicate,
     is_unavailable,
 )
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import DatabaseUnavailableError, SettingsError, TransactionLostError
 from rmq_txn.logs import get_logger
@@ -34,18 +34,6 @@ log = get_logger("session")
 # What the last answer on a connection says if somebody was here before us and left something.
 _LEFT_OVER = SERVER_STATUS.SERVER_STATUS_IN_TRANS | SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _OURS = frozenset(STATEMENTS.values())
-
-
-class SessionState(enum.Enum):
-    """How far a session got. Set only after the server answered, except COMMITTING."""
-
-    OPEN = "open"
-    COMMITTING = "committing"
-    """COMMIT was sent; until its answer is read nobody here knows."""
-    COMMITTED = "committed"
-    ROLLED_BACK = "rolled back"
-    LOST = "lost"
-    """The connection broke or is out of step, COMMIT not sent. Never committed, rollback not confirmed."""
 
 
 class Session:
@@ -142,8 +130,7 @@ class Session:
         try:
             return self.cursor.execute(statement)
         except pymysql.MySQLError as error:
-            self._tell_if_unavailable(error)
-            raise
+            self._raise(error)
 
     def insert_new(self, sql: str, args: Any) -> bool:
         """
@@ -158,7 +145,7 @@ class Session:
         try:
             self.execute(sql, args)
         except pymysql.IntegrityError as error:
-            if error_code(error) != DUPLICATE_KEY:
+            if not is_duplicate(error):
                 raise
             return False
         return True
@@ -184,8 +171,47 @@ class Session:
         try:
             return self.cursor.executemany(sql, rows) or 0
         except pymysql.MySQLError as error:
-            self._tell_if_unavailable(error)
-            raise
+            self._raise(error)
+
+    def write_last(self, sql: str, args: Any, copies: Iterator[str], *, release: bool) -> bool:
+        """
+        Change one row, run `copies` and release the tripwire, the first two or three of them in one write.
+
+        One that fails does not keep those behind it from running: the transaction must be rolled back.
+
+        Args:
+            copies: statements of ours, one at least; up to a megabyte each.
+            release: see `release_tripwire`. With several copies it is left to `commit`.
+
+        Returns:
+            Whether the row was changed; not if its key is taken, or it is gone.
+
+        Raises: as `execute`, for the first that failed; as `release_tripwire`.
+        """
+        if self.connection.unsettled:
+            self.settle()
+        statements = [self.cursor.mogrify(sql, args), next(copies)]
+        more = next(copies, None)
+        if release := release and more is None:
+            statements.append(STATEMENTS["release_tripwire"])
+        answers = self._query_each(statements)
+        self._whole = release and answers[2:] == [0] and not self.connection.ended
+        for answer in answers[:2]:
+            if isinstance(answer, pymysql.MySQLError):
+                if answer is answers[0] and is_duplicate(answer):
+                    return False
+                self._raise(answer)
+        if not answers[0]:
+            return False
+        if release and not self._whole:
+            self._tell_lost(answers[2])
+        while more is not None:
+            self.execute(more)
+            more = next(copies, None)
+        return True
+
+    def _query_each(self, statements: Sequence[str]) -> list[int | pymysql.MySQLError]:
+        return self.connection.query_each(statements)
 
     def settle(self) -> None:
         """
@@ -201,8 +227,11 @@ class Session:
         try:
             self.connection.settle()
         except pymysql.MySQLError as error:
-            self._tell_if_unavailable(error)
-            raise
+            self._raise(error)
+
+    def _raise(self, error: pymysql.MySQLError) -> NoReturn:
+        self._tell_if_unavailable(error)
+        raise error
 
     def _tell_if_unavailable(self, error: pymysql.MySQLError) -> None:
         if self._is_unavailable(error):
@@ -242,19 +271,23 @@ class Session:
 
         Raises: TransactionLostError, and those of `execute`.
         """
-        cause: pymysql.MySQLError | None = None
+        answer: int | pymysql.MySQLError = 0
         if not self.connection.ended:
             try:
-                self.execute(STATEMENTS["release_tripwire"])
+                answer = self.execute(STATEMENTS["release_tripwire"])
             except pymysql.MySQLError as error:
-                if error_code(error) != SAVEPOINT_MISSING:
-                    raise
-                cause = error
+                answer = error
         # Asked again: the results read before the release may have told of the end. With autocommit on, as
         # text, a savepoint that is found proves nothing.
-        if cause is None and not self.connection.ended:
-            self._whole = True
-            return
+        self._whole = answer == 0 and not self.connection.ended
+        if not self._whole:
+            self._tell_lost(answer)
+
+    def _tell_lost(self, answer: int | pymysql.MySQLError) -> NoReturn:
+        """Raise what `answer` to the release, or what the server told before it, means."""
+        cause = answer if isinstance(answer, pymysql.MySQLError) else None
+        if cause is not None and error_code(cause) != SAVEPOINT_MISSING:
+            self._raise(cause)
         raise TransactionLostError(
             "the database server ended the transaction before COMMIT: a statement that commits implicitly "
             "(DDL, LOCK TABLES), transaction control or autocommit as SQL text, or a deadlock that was "

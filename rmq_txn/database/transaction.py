@@ -14,7 +14,8 @@ import pymysql.cursors
 
 from rmq_txn.database.connection import ServerThread
 from rmq_txn.database.pool import ConnectionPool
-from rmq_txn.database.session import Session, SessionState
+from rmq_txn.database.session import Session
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.errors import LifecycleError
 from rmq_txn.message import JSON, Message
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rmq_txn.database import Database
-from rmq_txn.database.session import Session, SessionState
+from rmq_txn.database.session import Session
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.database.transaction import Join, Transaction
 from rmq_txn.deferred import refuse_deferred
 from rmq_txn.errors import (
@@ -102,9 +103,11 @@ class Commitment:
         return Receipt(self._txn_id, tuple(self._message_ids), None)
 
     def _log_and_commit(self, session: Session) -> None:
+        self._require_in_time(session)
         if self._outbound:
-            txlog.insert(session, LogState.COMMITTED, self._message_ids)
-        self._copy_and_commit(session)
+            copies = outbox.copies(session, self._outbound, self._message_ids)
+            txlog.insert_committed(session, self._message_ids, copies, release=self._join is None)
+        self._commit(session)
 
     def commit_work(self, work: Callable[[Transaction], T]) -> Receipt[T]:
         """
@@ -123,12 +126,21 @@ class Commitment:
         value = work(Transaction(session))
         refuse_deferred(value, "work")
         keep(value)  # before COMMIT: it may take effect although its answer is lost
-        txlog.mark_committed(session)
-        self._copy_and_commit(session)
+        self._require_in_time(session)
+        copies = outbox.copies(session, self._outbound, self._message_ids)
+        txlog.mark_committed(session, copies, release=True)
+        self._commit(session)
 
-    def _copy_and_commit(self, session: Session) -> None:
+    def _commit(self, session: Session) -> None:
+        if self._join is None:
+            session.commit()
+        else:
+            # It may send statements still, so the tripwire is released inside of its commit.
+            self._join.commit(session.commit)
+
+    def _require_in_time(self, session: Session) -> None:
         """
-        Copy the messages to the outbox and COMMIT: how both forms end.
+        Look at the time before the last statements and COMMIT.
 
         Raises:
             LocalTimeoutError: the transaction began longer ago than it may. The broker has asked for a
@@ -141,12 +153,6 @@ class Commitment:
                 f"{self._database.local_timeout_seconds:g}; nothing was committed",
                 txn_id=self._txn_id,
             )
-        if self._outbound:
-            outbox.insert(session, self._outbound, self._message_ids)
-        if self._join is None:
-            session.commit()
-        else:
-            self._join.commit(session.commit)
 
     def run(self, local: Callable[[], None], session: Session | None = None) -> None:
         """

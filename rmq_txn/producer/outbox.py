@@ -7,7 +7,7 @@ Ages are judged by the clock of the database: producers on several machines writ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
@@ -22,6 +22,8 @@ ALARM_AFTER_BUDGET_SECONDS = 240.0
 """Two minutes until the relay publishes a row again, one until it is deleted, one for the relay's rounds."""
 
 _DELETE_BATCH = 500
+_VALUES = " VALUES "
+_INSERT_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +88,30 @@ class OutboxCount:
 _encode = json.JSONEncoder().encode
 
 
-def insert(session: Session, messages: Sequence[Outbound], message_ids: Sequence[str]) -> None:
-    """Copy the messages of the session's own transaction; one statement up to a megabyte."""
-    session.executemany(
-        STATEMENTS["insert_outbox_rows"],
-        [
-            (
-                session.txn_id,
-                position,
-                message_id,
-                message.topic,
-                # As bytes: they must not depend on the character set of the connection.
-                None if message.key is None else message.key.encode(),
-                None if message.tag is None else message.tag.encode(),
-                _encode(dict(message.properties)).encode(),
-                message.body,
-            )
-            for position, (message, message_id) in enumerate(zip(messages, message_ids, strict=True))
-        ],
-    )
+def copies(session: Session, messages: Sequence[Outbound], message_ids: Sequence[str]) -> Iterator[str]:
+    """Yield what copies the messages of the session's own transaction: one INSERT for up to a megabyte."""
+    insert, _, row = STATEMENTS["insert_outbox_rows"].partition(_VALUES)
+    rows: list[str] = []
+    size = 0
+    for position, (message, message_id) in enumerate(zip(messages, message_ids, strict=True)):
+        values = (
+            session.txn_id,
+            position,
+            message_id,
+            message.topic,
+            # As bytes: they must not depend on the character set of the connection.
+            None if message.key is None else message.key.encode(),
+            None if message.tag is None else message.tag.encode(),
+            _encode(dict(message.properties)).encode(),
+            message.body,
+        )
+        copy = session.cursor.mogrify(row, values)
+        if rows and size + len(copy) > _INSERT_BYTES:
+            yield insert + _VALUES + ",".join(rows)
+            rows, size = [], 0
+        rows.append(copy)
+        size += len(copy)
+    yield insert + _VALUES + ",".join(rows)
 
 
 class Outbox:

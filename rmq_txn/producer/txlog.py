@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rmq_txn.database.session import Session
@@ -52,11 +52,7 @@ def insert(session: Session, state: LogState, message_ids: Sequence[str]) -> Non
         pymysql.MySQLError: a late error of business code, see `Session.settle`.
     """
     if not _insert(session, state, message_ids):
-        raise FencedError(
-            "a check-back answered rollback before the local transaction could commit; "
-            "nothing was written, safe to retry",
-            txn_id=session.txn_id,
-        )
+        raise _fenced(session)
 
 
 def _insert(session: Session, state: LogState, message_ids: Sequence[str]) -> bool:
@@ -64,14 +60,39 @@ def _insert(session: Session, state: LogState, message_ids: Sequence[str]) -> bo
     return session.insert_new(STATEMENTS["insert_log_row"], row)
 
 
-def mark_committed(session: Session) -> None:
+def _fenced(session: Session) -> FencedError:
+    return FencedError(
+        "a check-back answered rollback before the local transaction could commit; "
+        "nothing was written, safe to retry",
+        txn_id=session.txn_id,
+    )
+
+
+def insert_committed(
+    session: Session, message_ids: Sequence[str], copies: Iterator[str], *, release: bool
+) -> None:
     """
-    Turn the session's own open row into a committed one.
+    Insert the log row and the copies of the messages: what comes right before COMMIT.
+
+    Args:
+        release: see `Session.write_last`.
+
+    Raises: as `insert`; what `Session.write_last` raises.
+    """
+    row = (session.txn_id, int(LogState.COMMITTED), ",".join(message_ids))
+    if not session.write_last(STATEMENTS["insert_log_row"], row, copies, release=release):
+        raise _fenced(session)
+
+
+def mark_committed(session: Session, copies: Iterator[str], *, release: bool) -> None:
+    """
+    Turn the session's own open row into a committed one, and insert the copies; see `insert_committed`.
 
     Raises:
         TransactionLostError: the row is gone, so the server ended the transaction that inserted it.
     """
-    if session.execute(STATEMENTS["commit_log_row"], (session.txn_id,)) != 1:
+    row = (session.txn_id,)
+    if not session.write_last(STATEMENTS["commit_log_row"], row, copies, release=release):
         raise TransactionLostError(
             "the open log row of this transaction is gone: the database server ended the "
             "transaction before COMMIT",

@@ -14,7 +14,7 @@ from devstack.galera import GaleraCluster
 from devstack.group_replication import GroupReplicationCluster
 from rmq_txn import Database, DatabaseUnavailableError, schema
 from rmq_txn.database.pool import error_code
-from rmq_txn.database.session import SessionState
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.errors import InDoubtError
 from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.producer import txlog

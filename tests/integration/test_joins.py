@@ -8,7 +8,7 @@ Each check is made a second time without the protection that it is about, and mu
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import count
 from typing import Any, Protocol
@@ -156,7 +156,14 @@ def check_a_killed_connection(desk: Desk, way: Way) -> None:
 @contextmanager
 def connections_that_come_back_in_silence() -> Iterator[None]:
     """Send a query again on a new connection, as drivers and pools offer to."""
-    query = WatchedConnection.query
+    query, query_each = WatchedConnection.query, WatchedConnection.query_each
+
+    def each_insistent(self: WatchedConnection, statements: Sequence[str]) -> Any:
+        answers = query_each(self, statements)
+        if any(isinstance(answer, Exception) and answer.args[0] in LOST_CONNECTION for answer in answers):
+            self.connect()
+            return query_each(self, statements)
+        return answers
 
     def insistent(self: WatchedConnection, sql: Any, unbuffered: bool = False) -> int:
         try:
@@ -167,7 +174,10 @@ def connections_that_come_back_in_silence() -> Iterator[None]:
             self.connect()
             return query(self, sql, unbuffered)
 
-    with mock.patch.object(WatchedConnection, "query", insistent):
+    with (
+        mock.patch.object(WatchedConnection, "query", insistent),
+        mock.patch.object(WatchedConnection, "query_each", each_insistent),
+    ):
         yield
 
 
@@ -245,9 +255,19 @@ def desk_session(desk: Desk) -> Iterator[session.Session]:
         other.rollback()
 
 
-def no_tripwire() -> AbstractContextManager[object]:
+@contextmanager
+def no_tripwire() -> Iterator[None]:
     """Commit without asking whether the transaction is still the one that was begun."""
-    return mock.patch.object(session.Session, "release_tripwire", lambda self: setattr(self, "_whole", True))
+    write_last = session.Session.write_last
+
+    def without_release(self: session.Session, *statements: Any, release: bool) -> bool:
+        return write_last(self, *statements, release=False)
+
+    with (
+        mock.patch.object(session.Session, "write_last", without_release),
+        mock.patch.object(session.Session, "release_tripwire", lambda self: setattr(self, "_whole", True)),
+    ):
+        yield
 
 
 def check_a_fence(desk: Desk, way: Way) -> None:
@@ -266,7 +286,12 @@ def check_a_fence(desk: Desk, way: Way) -> None:
 
 def a_fence_that_is_overlooked() -> AbstractContextManager[object]:
     """Go on although the log row is there."""
-    return mock.patch.object(txlog, "insert", txlog._insert)
+
+    def overlooks(it: session.Session, ids: Sequence[str], copies: Iterator[str], *, release: bool) -> None:
+        row = (it.txn_id, 1, ",".join(ids))
+        it.write_last(STATEMENTS["insert_log_row"], row, copies, release=release)
+
+    return mock.patch.object(txlog, "insert_committed", overlooks)
 
 
 CHECKS: dict[Callable[[Desk, Way], None], tuple[Callable[[], AbstractContextManager[object]], str]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -18,13 +18,24 @@ from tests.kit.wait import until
 
 @contextmanager
 def before_each(hook: Callable[[WatchedConnection, str], object]) -> Iterator[None]:
-    """Call `hook` before each query of this thread's transactions, COMMIT among them."""
+    """
+    Call `hook` before each query of this thread's transactions, COMMIT among them.
+
+    Of those that are sent in one write: for each of them, before all.
+    """
     thread, query, commit = threading.get_ident(), WatchedConnection.query, WatchedConnection.commit
+    query_each = WatchedConnection.query_each
 
     def hooked_query(connection: WatchedConnection, sql: Any, unbuffered: bool = False) -> int:
         if threading.get_ident() == thread:
             hook(connection, str(sql))
         return query(connection, sql, unbuffered)
+
+    def hooked_query_each(connection: WatchedConnection, statements: Sequence[str]) -> Any:
+        if threading.get_ident() == thread:
+            for sql in statements:
+                hook(connection, sql)
+        return query_each(connection, statements)
 
     def hooked_commit(connection: WatchedConnection) -> None:
         if threading.get_ident() == thread:
@@ -33,6 +44,7 @@ def before_each(hook: Callable[[WatchedConnection, str], object]) -> Iterator[No
 
     with (
         mock.patch.object(WatchedConnection, "query", hooked_query),
+        mock.patch.object(WatchedConnection, "query_each", hooked_query_each),
         mock.patch.object(WatchedConnection, "commit", hooked_commit),
     ):
         yield

@@ -18,7 +18,11 @@ BEGIN = "BEGIN"
 
 
 class HookedSession(Session):
-    """Tells a hook of each statement: once before it is sent, once after its answer."""
+    """
+    Tells a hook of each statement: once before it is sent, once after its answer.
+
+    Of statements that are sent together: before all of them, and after all of their answers.
+    """
 
     before: Callable[[Session, str], None] = staticmethod(lambda _session, _sql: None)
     after: Callable[[Session, str], None] = staticmethod(lambda _session, _sql: None)
@@ -40,6 +44,15 @@ class HookedSession(Session):
         result = super().executemany(sql, rows)
         self.after(self, sql)
         return result
+
+    def _query_each(self, statements: Sequence[str]) -> list[Any]:
+        for sql in statements:
+            self.before(self, sql)
+        answers = super()._query_each(statements)
+        for sql, answer in zip(statements, answers, strict=False):  # some are not sent, or never answered
+            if isinstance(answer, int):
+                self.after(self, sql)
+        return answers
 
     def _send_commit(self) -> None:
         self.before(self, COMMIT)

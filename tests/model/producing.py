@@ -159,7 +159,7 @@ class Producing:
                 failed = self.give_up(then, "not committed")  # HalfMessageError
                 yield from self.fault(failed, f"{text}; the client gives up: HalfMessageError")
 
-    @names("rmq_txn.producer.txlog.insert")
+    @names("rmq_txn.producer.txlog.insert", "rmq_txn.producer.txlog.insert_committed")
     def insert_log_row(self, s: State) -> Steps:
         if s.caller != "insert":
             return

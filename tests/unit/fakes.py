@@ -8,7 +8,8 @@ commits: that is what the contract and integration tiers are for, on real server
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from rmq_txn import Database, schema
 from rmq_txn.database.connection import ServerThread
 from rmq_txn.database.pool import ConnectionPool
-from rmq_txn.database.session import SessionState
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.database.sideline import Sideline
 from rmq_txn.errors import DatabaseUnavailableError
 from rmq_txn.message import Outbound
@@ -104,6 +105,7 @@ class FakeSession:
         self.server_thread = ServerThread(0, "fake", (0.0, 0.0))
         self._statements = statements
         self.began = time.monotonic()
+        self.cursor = SimpleNamespace(mogrify=lambda sql, _args: sql)
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         """Record a statement."""
@@ -118,6 +120,11 @@ class FakeSession:
     def insert_new(self, sql: str, args: Any) -> bool:
         """Record a statement; no key is ever taken."""
         return self.execute(sql, args) == 1
+
+    def write_last(self, sql: str, args: Any, copies: Iterator[str], *, release: bool) -> bool:
+        """Record the statements."""
+        self._statements.extend([sql, *copies])
+        return True
 
     def fail(self, error: BaseException) -> BaseException:
         """Record ROLLBACK; nothing is ever lost."""

@@ -11,7 +11,7 @@ import pymysql
 import pytest
 
 from rmq_txn import Database, InDoubtError, Message
-from rmq_txn.database.session import SessionState
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.identity import Owner, new_txn_id
 from rmq_txn.message import Outbound
 from rmq_txn.producer.commitment import Commitment

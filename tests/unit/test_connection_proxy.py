@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rmq_txn import Transaction
-from rmq_txn.database.session import SessionState
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.errors import LifecycleError
 
 ENDS = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,9 @@ from rmq_txn.producer import txlog
 from rmq_txn.producer.txlog import LogRow, LogState
 
 DUPLICATE = pymysql.err.IntegrityError(1062, "Duplicate entry")
+DEADLOCK = pymysql.err.OperationalError(1213, "Deadlock found")
+NO_SAVEPOINT = pymysql.err.OperationalError(1305, "SAVEPOINT rmq_txn_tripwire does not exist")
+COPIES = partial(iter, ["COPY"])
 Answer = int | tuple[int, bytes] | None | Exception
 
 
@@ -27,10 +31,21 @@ class Session:
         self.statements: list[str] = []
         self._answers = list(answers)
         self._row: Any = None
-        self.cursor = SimpleNamespace(fetchone=lambda: self._row)
-        self.connection = SimpleNamespace(unsettled=False)
+        self.cursor = SimpleNamespace(fetchone=lambda: self._row, mogrify=lambda sql, _args: sql)
+        self.connection = SimpleNamespace(unsettled=False, ended=False)
 
     insert_new = RealSession.insert_new  # over this class's execute
+    write_last = RealSession.write_last
+    _raise = RealSession._raise
+    _tell_lost = RealSession._tell_lost
+
+    def _tell_if_unavailable(self, error: pymysql.MySQLError) -> None:
+        """Say that the server is there."""
+
+    def _query_each(self, statements: Sequence[str]) -> list[Answer]:
+        """Give the next answers."""
+        self.statements.extend(sql.split()[0] for sql in statements)
+        return [self._answers.pop(0) for _ in statements]
 
     def execute(self, sql: str, _args: object = None) -> int:
         """Give the next answer."""
@@ -52,11 +67,11 @@ def session(*answers: Answer) -> Any:
 def test_a_duplicate_log_row_means_that_a_check_back_was_faster() -> None:
     """The transaction is refused, by a name that a caller can retry on."""
     with pytest.raises(FencedError, match="safe to retry"):
-        txlog.insert(session(DUPLICATE), LogState.COMMITTED, ["ID"])
+        txlog.insert(session(DUPLICATE), LogState.OPEN, ["ID"])
 
 
 @pytest.mark.parametrize(
-    "use", [lambda s: txlog.insert(s, LogState.COMMITTED, ["ID"]), txlog.fence], ids=["insert", "fence"]
+    "use", [lambda s: txlog.insert(s, LogState.OPEN, ["ID"]), txlog.fence], ids=["insert", "fence"]
 )
 @pytest.mark.parametrize(
     "error",
@@ -79,8 +94,41 @@ def test_any_other_error_of_the_log_is_no_row(use: Callable[[Any], object], erro
 def test_an_open_row_that_is_gone_is_a_lost_transaction() -> None:
     """Its COMMIT would have made only the rest durable."""
     with pytest.raises(TransactionLostError, match="the open log row of this transaction is gone"):
-        txlog.mark_committed(session(0))
-    txlog.mark_committed(session(1))
+        txlog.mark_committed(session(0, 1, NO_SAVEPOINT), COPIES(), release=True)
+    txlog.mark_committed(session(1, 1, 0), COPIES(), release=True)
+
+
+@pytest.mark.parametrize(
+    ("answers", "raises"),
+    [
+        ((DUPLICATE, 1, 0), FencedError),
+        ((DUPLICATE, 1, NO_SAVEPOINT), FencedError),
+        ((DEADLOCK, 1, NO_SAVEPOINT), pymysql.err.OperationalError),
+        ((1, DUPLICATE, 0), pymysql.err.IntegrityError),
+        ((1, DEADLOCK, NO_SAVEPOINT), pymysql.err.OperationalError),
+        ((1, 1, NO_SAVEPOINT), TransactionLostError),
+        ((1, 1, DEADLOCK), pymysql.err.OperationalError),
+    ],
+)
+def test_of_statements_that_were_sent_together_the_first_that_failed_is_told(
+    answers: tuple[Answer, ...], raises: type[Exception]
+) -> None:
+    """What comes behind it is its consequence: a deadlock takes the savepoint away, too."""
+    made = session(*answers)
+    with pytest.raises(raises) as caught:
+        txlog.insert_committed(made, ["ID"], COPIES(), release=True)
+    first = next(answer for answer in answers if isinstance(answer, Exception))
+    assert first in (caught.value, caught.value.__cause__) or raises is FencedError
+    assert made.statements == ["INSERT", "COPY", "RELEASE"]
+    assert made._whole == (answers[2] == 0)
+
+
+def test_several_copies_go_alone_and_leave_the_release_to_the_commit() -> None:
+    """They are large: no more than one lies in memory, and none is sent before the log row is there."""
+    made = session(1, 1, 1, 1)
+    txlog.insert_committed(made, ["ID"], iter(["COPY 1", "COPY 2", "COPY 3"]), release=True)
+    assert made.statements == ["INSERT", "COPY", "COPY", "COPY"]
+    assert not made._whole
 
 
 def test_a_fence_that_was_inserted_says_that_there_was_no_row() -> None:

@@ -11,7 +11,7 @@ import pymysql
 import pytest
 
 from rmq_txn import DatabaseUnavailableError, InDoubtError, Message, TransactionLostError
-from rmq_txn.database.session import SessionState
+from rmq_txn.database.session_state import SessionState
 from rmq_txn.errors import BrokerUnavailableError, HalfMessageError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.message import Outbound

@@ -34,6 +34,9 @@ class GroupReplicationCluster(DatabaseCluster):
             "--tls-version=TLSv1.3",  # it does not start without
             f"--report-host={HOST}",
             "--plugin-load-add=group_replication.so",
+            # Until the group says otherwise: whoever is still led to a node that comes back would write to it
+            # alone, and it could not join any more.
+            "--super-read-only=ON",
             "--loose-group-replication-start-on-boot=OFF",
             f"--loose-group-replication-group-name={self.name}",
             f"--loose-group-replication-local-address={HOST}:{node.group_port}",

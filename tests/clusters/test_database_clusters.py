@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 WRITERS = 4
 DEADLOCK = 1213
+READ_ONLY = 1290
 FORESTALLED = 3101
 CONFLICTS = (DEADLOCK, FORESTALLED)
 KINDS: list[type[DatabaseCluster]] = [GaleraCluster, GroupReplicationCluster]
@@ -197,6 +198,26 @@ def test_a_commit_that_another_primary_of_a_group_forestalled_is_surely_rolled_b
         60,
     )
     assert [writer.surprises for writer in writers] == [[], []]
+
+
+def test_a_node_that_comes_back_takes_no_write_before_the_group_has_it(
+    cluster: DatabaseCluster, url: str
+) -> None:
+    """What it would commit by itself no other node has: lost, and the node can't join any more."""
+    if not isinstance(cluster, GroupReplicationCluster):
+        pytest.skip("a node of Galera that is no member refuses every statement by itself")
+    number = cluster.primary()
+    assert number is not None
+    cluster.servers[number].kill()
+    until(lambda: cluster.primary() not in (None, number), "another primary", 120)
+    cluster.servers[number].start()
+    node = cluster.at(url, cluster.nodes[number].port)
+    with pytest.raises(pymysql.err.OperationalError) as refused:
+        rows(node, "INSERT INTO effect (id) VALUES ('alone')")
+    assert error_code(refused.value) == READ_ONLY
+    cluster.servers[number].end()
+    cluster.join(number)
+    cluster.wait_for_all()
 
 
 def test_a_check_back_over_another_node_right_after_commit_never_says_rollback(

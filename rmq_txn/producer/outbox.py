@@ -41,6 +41,8 @@ class OutboxRow:
     """Since it was written, by the database's clock."""
     properties: bytes
     body: bytes = field(repr=False)
+    written_at: int = 0
+    """In seconds since 1970, by the database's clock."""
 
     @property
     def owner(self) -> str | None:
@@ -132,10 +134,10 @@ class Outbox:
         """
         return self._sideline.elect(f"rmq_txn_outbox:{database_id}")
 
-    def overdue(self, age_seconds: float, limit: int) -> list[OutboxRow]:
-        """Return the oldest rows of at least this age that may be published again now."""
+    def overdue(self, age_seconds: float, limit: int, since: int) -> list[OutboxRow]:
+        """Return the oldest rows of at least this age, and not before `since`, that may be published now."""
         with self.session() as session:
-            session.execute(STATEMENTS["read_overdue_rows"], (age_seconds, limit))
+            session.execute(STATEMENTS["read_overdue_rows"], (since, age_seconds, limit))
             return [
                 OutboxRow(
                     txn_id.decode("ascii", "replace"),

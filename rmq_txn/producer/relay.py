@@ -19,6 +19,8 @@ from rmq_txn.transport import ProducerTransport
 
 log = get_logger("relay")
 
+_BEFORE_ALL = 86_400
+"""In seconds since 1970: a time that each server has in each time zone."""
 _PAGE = 16  # rows; a body may have 4 MiB
 _FIRST_RETRY_SECONDS = 30.0
 _LAST_RETRY_SECONDS = 300.0  # after which an absent broker, or a missing topic, is tried again
@@ -84,8 +86,9 @@ class Relay:
             log.info("elected as the relay of this database" if elected else "no longer the relay")
             self._elected = elected
         deadline = self._undisturbed.now() + self._work_seconds
+        since = _BEFORE_ALL
         while elected and not self._done(deadline):
-            rows = self._outbox.overdue(self._overdue_seconds, _PAGE)
+            rows = self._outbox.overdue(self._overdue_seconds, _PAGE, since)
             if not rows:
                 return
             settled = [row for row in rows if self._is_settled(row)]
@@ -94,6 +97,7 @@ class Relay:
                 log.info("copies deleted: the broker surely has these messages", rows=len(settled))
             else:
                 self._publish(rows, deadline)
+                since = rows[-1].written_at  # all that lies before was dealt with in this round
 
     def _done(self, deadline: float) -> bool:
         return self._closing.is_set() or self._undisturbed.now() >= deadline

@@ -42,7 +42,7 @@ CASES: Final[dict[str, tuple[Sequence[Any], int]]] = {
     "decide_open_row": ((1, TXN), 0),  # it is committed
     "read_log_row": ((TXN,), 1),
     "insert_outbox_rows": ((TXN, 0, "ID-1", "transfer", "key", "tag", "{}", b"body"), 1),
-    "read_overdue_rows": ((0, 10), 1),
+    "read_overdue_rows": ((86_400, 0, 10), 1),
     "look_up_log_row": ((TXN,), 1),
     "look_up_copies": ((TXN,), 1),
     "note_attempt": ((1, 0, TXN, 0), 1),

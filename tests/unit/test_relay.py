@@ -26,6 +26,7 @@ class Table:
         self.elected = True
         self.rows: list[OutboxRow] = []
         self.noted: list[Attempt] = []
+        self.asked_since: list[int] = []
         self._now = now
         self._not_before: dict[str, float] = {}
 
@@ -33,9 +34,11 @@ class Table:
         """Say what the test wants."""
         return self.elected
 
-    def overdue(self, _age_seconds: float, limit: int) -> list[OutboxRow]:
+    def overdue(self, _age_seconds: float, limit: int, since: int) -> list[OutboxRow]:
         """Return the rows that are due now."""
-        due = [row for row in self.rows if self._not_before.get(row.txn_id, 0.0) <= self._now()]
+        self.asked_since.append(since)
+        rows = [row for row in self.rows if row.written_at >= since]
+        due = [row for row in rows if self._not_before.get(row.txn_id, 0.0) <= self._now()]
         return due[:limit]
 
     def note(self, attempts: Sequence[Attempt]) -> None:
@@ -100,10 +103,18 @@ class Rig:
             is_settled=lambda row: row.message_id in self.settled,
         )
 
-    def copy(self, name: str, *, topic: str = "t", properties: bytes = b"{}", failures: int = 0) -> None:
+    def copy(
+        self,
+        name: str,
+        *,
+        topic: str = "t",
+        properties: bytes = b"{}",
+        failures: int = 0,
+        written_at: int = 86_400,
+    ) -> None:
         """Put a copy into the table that nobody deleted in time."""
-        row = OutboxRow(new_txn_id(), 0, name, failures, topic, None, None, 600.0, properties, b"x")
-        self.table.rows.append(row)
+        values = (new_txn_id(), 0, name, failures, topic, None, None, 600.0, properties, b"x", written_at)
+        self.table.rows.append(OutboxRow(*values))
 
     def left(self) -> list[str]:
         return [row.message_id for row in self.table.rows]
@@ -287,6 +298,17 @@ def test_what_the_broker_surely_has_is_deleted_and_not_published_again(rig: Rig)
     others = [f"M{number}" for number in range(0, 40, 4)]
     assert rig.broker.got == others
     assert rig.left() == others
+
+
+def test_a_round_does_not_walk_again_past_what_it_published_and_the_next_one_begins_anew(rig: Rig) -> None:
+    """Those rows stay for a while; with many of them the walk took longer than to publish."""
+    for number in range(40):
+        rig.copy(f"M{number}", written_at=86_400 + number)
+    rig.table.asked_since.clear()
+    rig.relay.work()
+    rig.relay.work()
+    assert rig.broker.got == [f"M{number}" for number in range(40)]
+    assert rig.table.asked_since == [86_400, 86_415, 86_431, 86_439, 86_400]
 
 
 @pytest.mark.parametrize(

@@ -182,11 +182,12 @@ DELETE FROM rmq_txn_producers WHERE producer_group = %s AND instance = %s
 SELECT IF(IS_USED_LOCK(%s) <=> CONNECTION_ID(), 1, GET_LOCK(%s, 0))
 
 -- name: read_overdue_rows
--- By one clock, the database's. A row that can't be published steps aside until its retry_at.
+-- By one clock, the database's. A row that can't be published steps aside until its retry_at, as does one
+-- that was: a round that walked past all of these for each page would take longer the more it has done.
 SELECT txn_id, position, message_id, failures, topic, message_key, tag,
-TIMESTAMPDIFF(SECOND, created_at, NOW()), properties, `body`
+TIMESTAMPDIFF(SECOND, created_at, NOW()), properties, `body`, UNIX_TIMESTAMP(created_at)
 FROM rmq_txn_outbox
-WHERE created_at <= NOW() - INTERVAL %s SECOND AND (retry_at IS NULL OR retry_at <= NOW())
+WHERE created_at >= FROM_UNIXTIME(%s) AND created_at <= NOW() - INTERVAL %s SECOND AND (retry_at IS NULL OR retry_at <= NOW())
 ORDER BY created_at LIMIT %s
 
 -- name: note_attempt

@@ -26,19 +26,41 @@ _alive: list[object] = []
 
 WORK = "UPDATE bench SET n = n + 1 WHERE id = %s"
 
+OUTBOX = "bench_outbox"
+"""Like ours, so that a floor writes what we write, and no relay publishes it."""
+
+_INSERT_OUTBOX_ROW = STATEMENTS["insert_outbox_rows"].replace("rmq_txn_outbox", OUTBOX)
+
 
 def connect(url: str) -> pymysql.Connection[Any]:
     """Open a connection without autocommit."""
     return pymysql.connect(**parse_url(url), autocommit=False)
 
 
-def _instance() -> bytes:
+def instance() -> bytes:
+    """Return a name that no other client has."""
     return f"bench-{uuid.uuid4().hex}".encode()
 
 
-def _require_ok(status: int) -> None:
+def require_ok(status: int) -> None:
+    """Raise what a native call answered, if it is no success."""
     if (problem := binding.check_status(status)) is not None:
         raise RuntimeError(problem)
+
+
+def _start_push_consumer(name_server: str, topic: str, group: str, threads: int, on_message: object) -> None:
+    dll = binding.ffi().dll
+    handle = dll.CreatePushConsumer(group.encode())
+    dll.SetPushConsumerMessageTrace(handle, binding.TRACE_OPEN)
+    require_ok(dll.SetPushConsumerNameServerAddress(handle, name_server.encode()))
+    require_ok(dll.SetPushConsumerInstanceName(handle, instance()))
+    require_ok(dll.SetPushConsumerLogLevel(handle, binding.LOG_LEVEL_WARN))
+    require_ok(dll.SetPushConsumerThreadCount(handle, threads))
+    binding.pull_synchronously(handle, 8)  # as ours: this measures the wrapper, not the pull
+    require_ok(dll.Subscribe(handle, topic.encode(), b"*"))
+    dll.RegisterMessageCallback(handle, on_message)
+    require_ok(dll.StartPushConsumer(handle))
+    dll.SetPushConsumerMessageTrace(handle, binding.TRACE_CLOSE)
 
 
 class Producer:
@@ -55,10 +77,10 @@ class Producer:
         self._on_execute = self._table.LOCAL_TRANSACTION_EXECUTE_CALLBACK(self._execute)
         group = f"by-hand-{topic}".encode()
         self._handle = self._dll.CreateTransactionProducer(group, self._on_check, None)
-        _require_ok(self._dll.SetProducerNameServerAddress(self._handle, name_server.encode()))
-        _require_ok(self._dll.SetProducerInstanceName(self._handle, _instance()))
-        _require_ok(self._dll.SetProducerLogLevel(self._handle, binding.LOG_LEVEL_WARN))
-        _require_ok(self._dll.StartProducer(self._handle))
+        require_ok(self._dll.SetProducerNameServerAddress(self._handle, name_server.encode()))
+        require_ok(self._dll.SetProducerInstanceName(self._handle, instance()))
+        require_ok(self._dll.SetProducerLogLevel(self._handle, binding.LOG_LEVEL_WARN))
+        require_ok(self._dll.StartProducer(self._handle))
         self._send({}, 0, lambda _id: None)  # alone: the first send makes the connection
 
     def _execute(self, _producer: int, message: int, _data: int | None) -> int:
@@ -83,7 +105,7 @@ class Producer:
         self._dll.DestroyMessage(message)
         if self._mine.failure is not None:
             raise self._mine.failure
-        _require_ok(status)
+        require_ok(status)
 
     def _cursor(self) -> pymysql.cursors.Cursor:
         if not hasattr(self._mine, "cursor"):
@@ -98,6 +120,7 @@ class Producer:
 
         def local(message_id: str) -> None:
             cursor.execute(STATEMENTS["insert_log_row"], (txn_id, 1, message_id))
+            cursor.execute(_INSERT_OUTBOX_ROW, self._outbox_row(txn_id, message_id, number))
             cursor.execute(STATEMENTS["release_tripwire"])
             cursor.connection.commit()
 
@@ -112,6 +135,7 @@ class Producer:
             cursor.execute(STATEMENTS["insert_log_row"], (txn_id, 0, message_id))
             cursor.execute(WORK, (number % 1000,))
             cursor.execute(STATEMENTS["commit_log_row"], (txn_id,))
+            cursor.execute(_INSERT_OUTBOX_ROW, self._outbox_row(txn_id, message_id, number))
             cursor.execute(STATEMENTS["release_tripwire"])
             cursor.connection.commit()
 
@@ -128,6 +152,11 @@ class Producer:
 
         self._send({PROPERTY_TXN_ID: txn_id}, number, local)
 
+    def _outbox_row(self, txn_id: str, message_id: str, number: int) -> tuple[object, ...]:
+        properties = json.dumps(self._stamp(txn_id))
+        body = json.dumps({"n": number}).encode()
+        return txn_id, 0, message_id, self._topic.decode(), None, None, properties, body
+
     @staticmethod
     def _stamp(txn_id: str) -> dict[str, str]:
         return {PROPERTY_TXN_ID: txn_id, PROPERTY_POSITION: "0", PROPERTY_OWNER: "bench@" + "0" * 36}
@@ -141,8 +170,7 @@ class Consumer:
     ) -> None:
         _alive.append(self)
         table = binding.ffi()
-        dll = table.dll
-        self._dll = dll
+        self._dll = table.dll
         self._group = group
         self._tripwire = tripwire
         self.gate = threading.Event()
@@ -151,17 +179,7 @@ class Consumer:
         for _ in range(threads):
             self._cursors.put(connect(url).cursor())
         self._on_message = table.MSG_CALLBACK_FUNC(binding.nothing_escapes(1, "by hand")(self._handle))
-        handle = dll.CreatePushConsumer(group.encode())
-        dll.SetPushConsumerMessageTrace(handle, binding.TRACE_OPEN)
-        _require_ok(dll.SetPushConsumerNameServerAddress(handle, name_server.encode()))
-        _require_ok(dll.SetPushConsumerInstanceName(handle, _instance()))
-        _require_ok(dll.SetPushConsumerLogLevel(handle, binding.LOG_LEVEL_WARN))
-        _require_ok(dll.SetPushConsumerThreadCount(handle, threads))
-        binding.pull_synchronously(handle, 8)  # as ours: this measures the wrapper, not the pull
-        _require_ok(dll.Subscribe(handle, topic.encode(), b"*"))
-        dll.RegisterMessageCallback(handle, self._on_message)
-        _require_ok(dll.StartPushConsumer(handle))
-        dll.SetPushConsumerMessageTrace(handle, binding.TRACE_CLOSE)
+        _start_push_consumer(name_server, topic, group, threads, self._on_message)
 
     def _handle(self, _consumer: int, message: int) -> int:
         txn_id, position = (binding.read_property(message, p) for p in (PROPERTY_TXN_ID, PROPERTY_POSITION))
@@ -183,4 +201,19 @@ class Consumer:
         finally:
             self._cursors.put(cursor)
         self.handled.put(number)
+        return binding.CONSUME_SUCCESS
+
+
+class Listener:
+    """A push consumer that only looks: it calls `seen` with each number, and acknowledges."""
+
+    def __init__(self, name_server: str, topic: str, group: str, seen: Callable[[int], None]) -> None:
+        _alive.append(self)
+        table = binding.ffi()
+        self._dll, self._seen = table.dll, seen
+        self._on_message = table.MSG_CALLBACK_FUNC(binding.nothing_escapes(1, "by hand")(self._handle))
+        _start_push_consumer(name_server, topic, group, 4, self._on_message)
+
+    def _handle(self, _consumer: int, message: int) -> int:
+        self._seen(json.loads(self._dll.GetMessageBody(message))["n"])
         return binding.CONSUME_SUCCESS

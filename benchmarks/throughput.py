@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks import by_hand, many_rows, memory
+from benchmarks import by_hand, everything, growth, many_rows, memory, rivals
 from benchmarks.turns import Contestant, Turn, alternate, drain, form_a, handle, produce, ratio, show
 from devstack import LocalStack, StackError, StackSettings
 from devstack.settings import CHECKOUT
@@ -44,12 +44,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only",
-        choices=["producing", "consuming", "memory", "rows", "pruning"],
+        choices=["producing", "consuming", "memory", "rows", "pruning", "brokers", "producers"],
         help="one of the parts (default: the first three); rows: beside a database with --rows old rows; "
-        "pruning: of so many, beside deliveries",
+        "pruning: of so many, beside deliveries; brokers: on 1, 2 and 4; producers: beside others of a group",
     )
     parser.add_argument(
         "--rows", type=int, default=1_000_000, help="old rows of each table (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="everything, beside Java, a polled outbox and a plain send, into bench.json and bench.svg "
+        "of the folder; about a quarter of an hour",
     )
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
     return parser
@@ -60,7 +66,13 @@ def main(arguments: Sequence[str]) -> int:
     options = build_parser().parse_args(arguments)
     try:
         with LocalStack(StackSettings(folder=options.folder)) as stack, ExitStack() as resources:
-            url = prepare(stack)
+            if options.all:
+                everything.run(
+                    stack, prepare, options.folder / "all", options.rounds, options.seconds, options.messages
+                )
+                return 0
+            # New each time: a relay would publish again what the last run left.
+            url = prepare(stack, f"bench{time.time_ns()}")
             if options.only in (None, "producing"):
                 producing(stack, url, resources, options.rounds, options.seconds)
             if options.only in (None, "consuming"):
@@ -70,6 +82,10 @@ def main(arguments: Sequence[str]) -> int:
             if options.only == "rows":
                 urls = {"empty": url, "full": prepare(stack, "bench_full")}
                 many_rows.beside_none(stack, urls, resources, options.rows, options.rounds)
+            if options.only == "brokers":
+                growth.brokers(stack, url, resources, options.rounds, options.seconds)
+            if options.only == "producers":
+                growth.producers(stack, url, resources, options.rounds, options.seconds)
             if options.only == "pruning":
                 many_rows.prune_beside_deliveries(stack, url, resources, options.rows)
     except StackError as error:
@@ -78,14 +94,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def prepare(stack: LocalStack, name: str = "bench") -> str:
+def prepare(stack: LocalStack, name: str) -> str:
     """Make a database with our tables and 1000 rows to update; return its URL."""
     url = stack.database_url(name)
     database = Database.mysql(url)
     schema.apply(database)
     schema.run_script(
         database,
-        "CREATE TABLE IF NOT EXISTS bench (id INT PRIMARY KEY, n BIGINT NOT NULL) ENGINE=InnoDB",
+        "CREATE TABLE IF NOT EXISTS bench (id INT PRIMARY KEY, n BIGINT NOT NULL) ENGINE=InnoDB;"
+        f"CREATE TABLE IF NOT EXISTS {by_hand.OUTBOX} LIKE rmq_txn_outbox;"
+        f"CREATE TABLE IF NOT EXISTS {rivals.POLLED} (id BIGINT AUTO_INCREMENT PRIMARY KEY, "
+        "body BLOB NOT NULL) ENGINE=InnoDB",
     )
     with database.transaction() as txn:
         txn.executemany("REPLACE INTO bench (id, n) VALUES (%s, 0)", [(n,) for n in range(1000)])

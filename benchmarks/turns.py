@@ -7,9 +7,10 @@ import queue
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from benchmarks import by_hand
 from rmq_txn import Delivery, Message, Transaction, TransactionProducer
@@ -29,6 +30,7 @@ class Turn:
     """Milliseconds of processor time each, in this process."""
 
 
+T = TypeVar("T")
 Turns = dict[str, list[Turn]]
 
 
@@ -89,10 +91,10 @@ def drain(
     return Turn(messages / (time.perf_counter() - began), (time.process_time() - cpu) * 1000 / messages)
 
 
-def alternate(turns: dict[str, Callable[[], Turn]], rounds: int) -> Turns:
+def alternate(turns: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Let all take their turn in each round, each round begun by another; drop a first, warm one."""
     names = list(turns)
-    seen: Turns = {name: [] for name in names}
+    seen: dict[str, list[T]] = {name: [] for name in names}
     for number in range(rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:

@@ -1,4 +1,4 @@
-"""The jars of RocketMQ: copied once from Maven Central into a cache inside the checkout."""
+"""Jars: copied once from Maven Central into a cache inside the checkout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,30 +29,45 @@ def rocketmq_jars(version: str, cache_folder: Path) -> Path:
 
 
 def _fetch(version: str, work: Path) -> Path:
+    say(f"fetching RocketMQ {version} with maven (about 120 MB, once) ...")
+    return copy_jars(work, _POM, f"RocketMQ {version}", (f"-Drocketmq.version={version}",))
+
+
+def copy_jars(work: Path, pom: Path, what: str, options: Sequence[str] = ()) -> Path:
+    """
+    Let Maven copy what a project depends on; return the folder of the jars, inside `work`.
+
+    Args:
+        work: an empty folder; Maven writes beside the project, and the checkout is not the place for it.
+        pom: names the jars.
+        what: a few words for people.
+        options: more of them for Maven.
+
+    Raises:
+        StackError: there is no Maven, or it did not succeed.
+    """
     maven = shutil.which("mvn")
     if maven is None:
         raise StackError("mvn is not on PATH, install it: apt-get install maven")
-    say(f"fetching RocketMQ {version} with maven (about 120 MB, once) ...")
-    # Maven writes a `target` folder beside the pom; the checkout is not the place for it.
-    shutil.copy(_POM, work / "pom.xml")
+    shutil.copy(pom, work / "pom.xml")
     jars = work / "jars"
     command = [
         maven,
         "--batch-mode",
         f"--file={work / 'pom.xml'}",
-        f"-Drocketmq.version={version}",
+        *options,
         f"-DoutputDirectory={jars}",
         "dependency:copy-dependencies",
     ]
     exit_code, tail = _run(command)
     if exit_code is None:
         raise StackError(
-            f"maven did not fetch RocketMQ {version} within {_MAVEN_SECONDS:g} s, check the "
+            f"maven did not fetch {what} within {_MAVEN_SECONDS:g} s, check the "
             f"network, then repeat: what it has is kept"
         )
-    if exit_code != 0 or not any(jars.glob(f"rocketmq-proxy-{version}.jar")):
+    if exit_code != 0 or not any(jars.glob("*.jar")):
         raise StackError(
-            f"maven could not fetch RocketMQ {version} (exit code {exit_code}); check "
+            f"maven could not fetch {what} (exit code {exit_code}); check "
             f"the network and the mirror in ~/.m2/settings.xml, then repeat\n"
             f"command: {' '.join(command)}\n{tail}"
         )

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks import by_hand, everything, growth, many_rows, memory, rivals
+from benchmarks import by_hand, everything, growth, many_rows, memory, relay, rivals
 from benchmarks.turns import Contestant, Turn, alternate, drain, form_a, handle, produce, ratio, show
 from devstack import LocalStack, StackError, StackSettings
 from devstack.settings import CHECKOUT
@@ -44,9 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only",
-        choices=["producing", "consuming", "memory", "rows", "pruning", "brokers", "producers"],
+        choices=["producing", "consuming", "memory", "rows", "pruning", "brokers", "producers", "relay"],
         help="one of the parts (default: the first three); rows: beside a database with --rows old rows; "
-        "pruning: of so many, beside deliveries; brokers: on 1, 2 and 4; producers: beside others of a group",
+        "pruning: of so many, beside deliveries; brokers: on 1, 2 and 4; producers: beside others; "
+        "relay: through many copies",
     )
     parser.add_argument(
         "--rows", type=int, default=1_000_000, help="old rows of each table (default: %(default)s)"
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str]) -> int:
             if options.only == "rows":
                 urls = {"empty": url, "full": prepare(stack, "bench_full")}
                 many_rows.beside_none(stack, urls, resources, options.rows, options.rounds)
+            if options.only == "relay":
+                relay.measure(stack, url)
             if options.only == "brokers":
                 growth.brokers(stack, url, resources, options.rounds, options.seconds)
             if options.only == "producers":

@@ -1,0 +1,111 @@
+"""How fast a relay publishes what a broker gave up, or what all producers left when they were replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from benchmarks import by_hand
+from devstack import LocalStack
+from rmq_txn import Database, Message, RocketMQ
+from rmq_txn.identity import Owner, new_txn_id
+from rmq_txn.message import Outbound
+from rmq_txn.producer.outbox import Outbox
+from rmq_txn.producer.relay import Relay
+from rmq_txn.remoting.plain_messages import PlainSender
+
+_COPIES = 3_000
+_WRITTEN_A_SECOND = 10
+_BODY = 500
+_OWNER = Owner("bench", b"secret")
+
+
+def measure(stack: LocalStack, url: str) -> None:
+    """Let one round of a relay work through many copies that are overdue; print where the time goes."""
+    topic = f"relay{time.time_ns()}"
+    stack.create_topic(topic)
+    with closing(by_hand.connect(url)) as connection:
+        _write(connection.cursor(), topic)
+        connection.commit()
+    spent: Counter[str] = Counter()
+    database = Database.mysql(url)
+    outbox = Outbox(database)
+    outbox.overdue = _timed(spent, "read", outbox.overdue)  # type: ignore[method-assign]
+    outbox.note = _timed(spent, "note", outbox.note)  # type: ignore[method-assign]
+    client = _Client(PlainSender(RocketMQ(stack.name_server), "relay"), spent)
+    relay = Relay(
+        outbox,
+        client,  # type: ignore[arg-type]
+        _Calm(),  # type: ignore[arg-type]
+        database_id="bench",
+        overdue_seconds=600.0,
+        settle_seconds=3600.0,
+        work_seconds=600.0,
+        closing=threading.Event(),
+        is_settled=lambda _row: False,
+    )
+    began, cpu = time.perf_counter(), time.process_time()
+    relay.work()
+    took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    parts = ", ".join(f"{what} {seconds * 1000 / _COPIES:.2f} ms" for what, seconds in spent.items())
+    print(
+        f"\nrelay: {_COPIES / took:.0f} copies a second ({_COPIES} of them, {_BODY} bytes each); "
+        f"each {parts}, {cpu * 1000 / _COPIES:.2f} ms of processor time"
+    )
+    outbox.close()
+    database.close()
+
+
+def _write(cursor: Any, topic: str) -> None:
+    rows = []
+    for number in range(_COPIES):
+        txn_id = new_txn_id()
+        message = Message(topic, b"b" * _BODY).outbound(txn_id=txn_id, position=0, owner=str(_OWNER))
+        properties = json.dumps(dict(message.properties))
+        message_id = os.urandom(16).hex().upper()
+        rows.append((txn_id, message_id, topic, properties, message.body, 3600 - number // _WRITTEN_A_SECOND))
+    cursor.executemany(
+        "INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, properties, `body`, created_at) "
+        "VALUES (%s, 0, %s, %s, %s, %s, NOW() - INTERVAL %s SECOND)",
+        rows,
+    )
+
+
+def _timed(spent: Counter[str], what: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*arguments: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return step(*arguments)
+        finally:
+            spent[what] += time.perf_counter() - began  # type: ignore[assignment]
+
+    return timed
+
+
+class _Client:
+    """The part of a transport that a relay uses."""
+
+    def __init__(self, sender: PlainSender, spent: Counter[str]) -> None:
+        self._send = _timed(spent, "send", sender.send)
+
+    def send_plain(self, message: Outbound, message_id: str) -> None:
+        self._send(message, message_id)
+
+
+class _Calm:
+    """Nothing was ever wrong."""
+
+    now = staticmethod(time.monotonic)
+
+    def tick(self) -> None:
+        """Note that the process runs."""
+
+    def tick_own(self) -> float:
+        """Return since when all is well."""
+        return 0.0

@@ -30,7 +30,6 @@ class GaleraCluster(DatabaseCluster):
             "gcache.size": "32M",
             "evs.keepalive_period": "PT0.5S",
             "evs.suspect_timeout": "PT3S",
-            "evs.inactive_timeout": "PT6S",
         }
         others = ",".join(f"{HOST}:{each.group_port}" for each in self.nodes)
         return [

@@ -12,7 +12,6 @@ So that Python and Java, one process and four, are told the same: `Contestant.ja
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import queue
@@ -28,7 +27,7 @@ from typing import Any
 
 from benchmarks import by_hand, rivals
 from benchmarks.memory import resident_mib
-from benchmarks.turns import form_a, handle
+from benchmarks.turns import form_a, handle, produce
 from rmq_txn import Database, IdempotentConsumer, Message, RocketMQ, TransactionProducer
 
 _MOST_THREADS = 32
@@ -106,27 +105,15 @@ class Produces:
 
     def produce(self, threads: int, seconds: float, first: int, step: int) -> dict[str, object]:
         """See the module."""
-        stop, together = threading.Event(), threading.Barrier(threads + 1)
         took: list[float] = []
 
-        def run(thread: int) -> None:
-            mine: list[float] = []
-            together.wait()
-            for number in itertools.count(first + step * thread, step * threads):
-                if stop.is_set():
-                    break
-                began = time.perf_counter()
-                self.work(number)
-                mine.append(time.perf_counter() - began)
-            took.extend(mine)
+        def timed(number: int) -> None:
+            began = time.perf_counter()
+            self.work(first + step * number)
+            took.append(time.perf_counter() - began)
 
-        running = [self._pool.submit(run, thread) for thread in range(threads)]
-        together.wait()
         began, cpu = time.perf_counter(), time.process_time()
-        stop.wait(seconds)
-        stop.set()
-        for future in running:
-            future.result()
+        produce(self._pool, threads, timed, seconds)
         self.settle()
         return {
             "done": len(took),

@@ -26,7 +26,7 @@ from benchmarks.everything import Process
 from benchmarks.turns import Turn, alternate, produce, show
 from devstack import LocalStack, StackPorts
 from devstack.rocketmq import Broker
-from devstack.server import Server
+from devstack.server import Server, poll_until
 from rmq_txn import Database, RocketMQ, TransactionProducer
 from rmq_txn.message import Outbound
 from rmq_txn.remoting.client import RemotingClient
@@ -86,11 +86,8 @@ def _another_broker(stack: LocalStack, number: int, topic: str) -> Iterator[Serv
     server.start()
     try:
         program.create_topic(topic, queues=4)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not program.has_route(topic):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"broker {number} did not get its topic within {_PATIENCE_SECONDS:g} s")
-            time.sleep(0.2)
+        if not poll_until(lambda: program.has_route(topic), _PATIENCE_SECONDS):
+            raise TimeoutError(f"broker {number} did not get its topic within {_PATIENCE_SECONDS:g} s")
         yield server
     finally:
         server.end()

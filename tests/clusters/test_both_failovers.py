@@ -8,20 +8,17 @@ from contextlib import closing
 import pytest
 
 from devstack import StackSettings
-from devstack.chaos import problems
-from devstack.database_cluster import DatabaseCluster, Follower
-from devstack.galera import GaleraCluster
-from devstack.group_replication import GroupReplicationCluster
+from devstack.chaos import CLUSTERS, problems
+from devstack.database_cluster import Follower
 from devstack.replicas import ReplicatedCluster
 from tests.clusters.scene import Scene, running
 
 pytestmark = [pytest.mark.servers, pytest.mark.local_stack]
 
 STEP = 60
-KINDS: list[type[DatabaseCluster]] = [GaleraCluster, GroupReplicationCluster]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=["galera", "group-replication"])
+@pytest.fixture(scope="module", params=CLUSTERS.values(), ids=CLUSTERS)
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """Start both services on clusters of their own; brokers ask on and on, the relay is not hurried."""
     folder = tmp_path_factory.mktemp("clusters")

@@ -9,6 +9,7 @@ from contextlib import closing
 import pymysql
 import pytest
 
+from devstack.chaos import CLUSTERS
 from devstack.database_cluster import DatabaseCluster, Follower
 from devstack.galera import GaleraCluster
 from devstack.group_replication import GroupReplicationCluster
@@ -31,10 +32,9 @@ DEADLOCK = 1213
 READ_ONLY = 1290
 FORESTALLED = 3101
 CONFLICTS = (DEADLOCK, FORESTALLED)
-KINDS: list[type[DatabaseCluster]] = [GaleraCluster, GroupReplicationCluster]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=["galera", "group-replication"])
+@pytest.fixture(scope="module", params=CLUSTERS.values(), ids=CLUSTERS)
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DatabaseCluster]:

@@ -150,7 +150,10 @@ def test_three_messages_and_a_broker_that_freezes_between_them_are_all_or_none(
     def received() -> set[tuple[str, int]]:
         return {(d.json()["id"], d.json()["n"]) for d in rig.received}
 
-    until(lambda: received() >= expected, f"all of {expected}", 60)
+    try:
+        until(lambda: received() >= expected, "all arrive", 120)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; missing are {expected - received()}, of {outcomes}") from None
     assert received() == expected
 
 

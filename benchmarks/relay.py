@@ -38,7 +38,8 @@ def measure(stack: LocalStack, url: str) -> None:
     outbox = Outbox(database)
     outbox.overdue = _timed(spent, "read", outbox.overdue)  # type: ignore[method-assign]
     outbox.note = _timed(spent, "note", outbox.note)  # type: ignore[method-assign]
-    client = _Client(PlainSender(RocketMQ(stack.name_server), "relay"), spent)
+    sender = PlainSender(RocketMQ(stack.name_server), "relay")
+    client = _Client(sender, spent)
     relay = Relay(
         outbox,
         client,  # type: ignore[arg-type]
@@ -58,6 +59,7 @@ def measure(stack: LocalStack, url: str) -> None:
         f"\nrelay: {_COPIES / took:.0f} copies a second ({_COPIES} of them, {_BODY} bytes each); "
         f"each {parts}, {cpu * 1000 / _COPIES:.2f} ms of processor time"
     )
+    sender.close()
     outbox.close()
     database.close()
 

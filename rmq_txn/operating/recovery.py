@@ -124,8 +124,10 @@ class Recovery:
         self._senders: dict[str, PlainSender] = {}
 
     def close(self) -> None:
-        """End the connection to the database. Idempotent."""
+        """End the connections. Idempotent."""
         self._sideline.close()
+        for sender in self._senders.values():
+            sender.close()
 
     @property
     def gaps(self) -> Sequence[str]:

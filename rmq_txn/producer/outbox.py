@@ -7,7 +7,7 @@ Ages are judged by the clock of the database: producers on several machines writ
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
@@ -20,6 +20,8 @@ from rmq_txn.message import Outbound
 
 ALARM_AFTER_BUDGET_SECONDS = 240.0
 """Two minutes until the relay publishes a row again, one until it is deleted, one for the relay's rounds."""
+
+ALL_ROWS = 1 << 62
 
 _DELETE_BATCH = 500
 _VALUES = " VALUES "
@@ -116,6 +118,10 @@ def copies(session: Session, messages: Sequence[Outbound], message_ids: Sequence
     yield insert + _VALUES + ",".join(rows)
 
 
+def _keys(rows: Sequence[OutboxRow]) -> tuple[list[str], list[tuple[str, int]]]:
+    return [row.txn_id for row in rows], [(row.txn_id, row.position) for row in rows]
+
+
 class Outbox:
     """
     The table as the relay and the command line see it, on one connection of its own. For one thread.
@@ -157,17 +163,19 @@ class Outbox:
 
     def note(self, attempts: Sequence[Attempt]) -> None:
         """Write down how publishing again went, so that another relay can go on from there."""
+        alike: dict[tuple[bool, float], list[OutboxRow]] = {}
+        for attempt in attempts:
+            alike.setdefault((attempt.failed, attempt.retry_seconds), []).append(attempt.row)
+        if not alike:
+            return
         with self.session() as session:
-            session.executemany(
-                STATEMENTS["note_attempt"],
-                [(a.failed, a.retry_seconds, a.row.txn_id, a.row.position) for a in attempts],
-            )
+            for (failed, retry_seconds), rows in alike.items():
+                session.execute(STATEMENTS["note_attempts"], (failed, retry_seconds, *_keys(rows)))
 
-    def delete_rows(self, rows: Iterable[OutboxRow]) -> None:
-        """Delete what was published again."""
+    def delete_rows(self, rows: Sequence[OutboxRow]) -> None:
+        """Delete what was published again: a page, so that the statement stays small."""
         with self.session() as session:
-            keys = [(row.txn_id, row.position) for row in rows]
-            session.executemany(STATEMENTS["delete_outbox_row"], keys)
+            session.execute(STATEMENTS["delete_outbox_rows"], _keys(rows))
 
     def delete_transactions(self, txn_ids: Sequence[str]) -> None:
         """Delete all rows of these transactions, in batches."""
@@ -176,10 +184,10 @@ class Outbox:
                 batch = txn_ids[start : start + _DELETE_BATCH]
                 session.execute(STATEMENTS["delete_outbox_transactions"], (batch,))
 
-    def count(self) -> OutboxCount:
-        """Count all rows."""
+    def count(self, limit: int = ALL_ROWS) -> OutboxCount:
+        """Count up to `limit` rows; oldest and newest are those of all."""
         with self.session() as session:
-            session.execute(STATEMENTS["count_outbox"])
+            session.execute(STATEMENTS["count_outbox"], (limit,))
             ((rows, oldest, newest),) = session.cursor.fetchall()
             return OutboxCount(rows, float(oldest or 0), newest=(newest or b"").decode("ascii", "replace"))
 

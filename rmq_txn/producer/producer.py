@@ -24,9 +24,10 @@ from rmq_txn.lifecycle import Lifecycle, State
 from rmq_txn.logs import Bound, bind, get_logger, unbind
 from rmq_txn.message import Message, check_group, check_topic
 from rmq_txn.producer import on_a_loop, txlog
+from rmq_txn.producer.health import ProducerHealth
 from rmq_txn.producer.parts import ProducerParts
 from rmq_txn.producer.receipt import PublishingTransaction, Receipt
-from rmq_txn.producer.upkeep import OutboxTimes, ProducerHealth
+from rmq_txn.producer.upkeep import OutboxTimes
 from rmq_txn.quantities import closing_seconds, positive_number, retention_seconds
 from rmq_txn.transport import Transport
 

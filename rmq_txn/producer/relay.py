@@ -73,9 +73,9 @@ class Relay:
         self._published: deque[_Published] = deque()
         self._elected = False
 
-    def work(self) -> None:
+    def work(self) -> bool:
         """
-        Do what is due, if this is the elected relay.
+        Do what is due, if this is the elected relay; say whether it is.
 
         Raises:
             DatabaseUnavailableError: the outbox can't be worked on now.
@@ -90,7 +90,7 @@ class Relay:
         while elected and not self._done(deadline):
             rows = self._outbox.overdue(self._overdue_seconds, _PAGE, since)
             if not rows:
-                return
+                break
             settled = [row for row in rows if self._is_settled(row)]
             if settled:
                 self._outbox.delete_rows(settled)
@@ -98,6 +98,7 @@ class Relay:
             else:
                 self._publish(rows, deadline)
                 since = rows[-1].written_at  # all that lies before was dealt with in this round
+        return elected
 
     def _done(self, deadline: float) -> bool:
         return self._closing.is_set() or self._undisturbed.now() >= deadline

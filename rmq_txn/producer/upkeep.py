@@ -19,7 +19,14 @@ from rmq_txn.database import Database
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
 from rmq_txn.logs import get_logger
 from rmq_txn.producer.checkback import Oracle
-from rmq_txn.producer.outbox import ALARM_AFTER_BUDGET_SECONDS, Outbox, OutboxCount, OutboxRow
+from rmq_txn.producer.health import ROWS_COUNTED_BY_ALL, ProducerHealth
+from rmq_txn.producer.outbox import (
+    ALARM_AFTER_BUDGET_SECONDS,
+    ALL_ROWS,
+    Outbox,
+    OutboxCount,
+    OutboxRow,
+)
 from rmq_txn.producer.presence import Presence
 from rmq_txn.producer.relay import Relay
 from rmq_txn.producer.undisturbed_time import SentVerdicts, UndisturbedTime
@@ -67,35 +74,6 @@ class OutboxTimes:
         Well below the margin, so that owners delete before the relay publishes again.
         """
         return min(self.silence_seconds + self.round_seconds, self.relay_margin_seconds / 3)
-
-
-@dataclass(frozen=True, slots=True)
-class ProducerHealth:
-    """
-    How a producer is, as of its last look, some seconds ago; asks nobody.
-
-    Attributes:
-        registered: the brokers of all topics know this producer, so check-backs reach it.
-        outbox_rows: copies in the database, of all its producers.
-        oldest_row_seconds: age of the oldest, 0 if there is none.
-        foreign_checks: questions about half messages of another owner, since the start.
-        problems: a sentence for each thing that somebody has to look at; empty is healthy.
-        forged_checks: questions about half messages that name this owner and that it did not sign.
-        clock_skew_seconds: how far this machine's clock is ahead of the database's; negative: behind.
-        database_answers: the last look could read and write our tables.
-        suspects: clients that brokers ask about messages of this group, and whose answers nobody can
-            vouch for; as long as there is one, copies are kept and published again.
-    """
-
-    registered: bool
-    outbox_rows: int
-    oldest_row_seconds: float
-    foreign_checks: int
-    problems: tuple[str, ...]
-    forged_checks: int = 0
-    clock_skew_seconds: float = 0.0
-    database_answers: bool = True
-    suspects: int = 0
 
 
 def undisturbed_time(times: OutboxTimes) -> UndisturbedTime:
@@ -257,9 +235,9 @@ class Upkeep:
             self._presence.look(clients, asked_at)
             for txn_ids in self._verdicts.settled():
                 self._outbox.delete_transactions(txn_ids)
-            self._relay.work()
+            is_relay = self._relay.work()
             since = self._undisturbed.tick()
-            self._count = self._outbox.count()
+            self._count = self._outbox.count(ALL_ROWS if is_relay else ROWS_COUNTED_BY_ALL)
             self._witness.look(since, self._count.newest)
 
     def _is_settled(self, row: OutboxRow) -> bool:

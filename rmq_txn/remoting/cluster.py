@@ -10,7 +10,7 @@ from rmq_txn.quantities import number_between
 from rmq_txn.remoting.answers import Master, TopicRoute
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.server import TOPIC_NOT_EXIST, RemotingError
-from rmq_txn.remoting.wire import Credentials
+from rmq_txn.remoting.wire import Credentials, Line
 
 NewGroupFrom: TypeAlias = Literal["earliest", "latest"]
 
@@ -52,12 +52,12 @@ class ClusterSettings:
             found.append((host, int(port)))
         return found
 
-    def ask(self, address: str, *, timeout_seconds: float = 3.0) -> RemotingClient:
+    def ask(self, address: str, *, timeout_seconds: float = 3.0, line: Line | None = None) -> RemotingClient:
         """Return a client for questions to a broker or the name servers, with our credentials."""
         credentials = None
         if self.access_key is not None and self.secret_key is not None:
             credentials = Credentials(self.access_key, self.secret_key)
-        return RemotingClient(address, timeout_seconds=timeout_seconds, credentials=credentials)
+        return RemotingClient(address, timeout_seconds=timeout_seconds, credentials=credentials, line=line)
 
     def require_name_server(self) -> None:
         """Raise `BrokerUnavailableError` unless one name server answers within 3 s."""

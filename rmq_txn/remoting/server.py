@@ -47,26 +47,34 @@ class RemotingError(RmqTxnError):
 
 class RemotingServer:
     """
-    Ask one name server or one broker; a connection a call, so any thread may use it.
+    Ask one name server or one broker; a connection a call, so any thread may use it, unless one is kept.
 
     Args:
         address: "host:port". For a name server also "host:port;host:port": they are asked in
             turn until one answers, all within the one timeout.
         timeout_seconds: bound of each call, connecting included; more than 0.
         credentials: for servers that enforce access control.
+        line: keeps the connection from call to call; then for one thread at a time, and the server may
+            get a request twice.
 
     Every call raises BrokerUnavailableError when nobody answered in time, and RemotingError when
     the answer is an error code.
     """
 
     def __init__(
-        self, address: str, *, timeout_seconds: float = 3.0, credentials: wire.Credentials | None = None
+        self,
+        address: str,
+        *,
+        timeout_seconds: float = 3.0,
+        credentials: wire.Credentials | None = None,
+        line: wire.Line | None = None,
     ) -> None:
         if timeout_seconds <= 0:
             raise ValueError(f"timeout_seconds is {timeout_seconds!r}, allowed is more than 0")
         self.address = address
         self.timeout_seconds = timeout_seconds
         self._credentials = credentials
+        self._exchange = wire.exchange if line is None else line.exchange
         self._endpoints = tuple(wire.as_endpoint(part) for part in address.split(";") if part.strip())
         if not self._endpoints:
             raise ValueError(f"address is {address!r}, allowed is 'host:port', several with ';'")
@@ -118,7 +126,7 @@ class RemotingServer:
             # An endpoint that hangs must not eat the time of those after it.
             share = left / (len(self._endpoints) - position)
             try:
-                header, answer = wire.exchange(host, port, share, frame)
+                header, answer = self._exchange(host, port, share, frame)
             except OSError as exc:
                 last = exc
                 failures.append(f"{host}:{port}: {exc}")

@@ -1,5 +1,5 @@
 """
-Frames of the RocketMQ remoting protocol: one request and one answer on a TCP connection.
+Frames of the RocketMQ remoting protocol: one request and one answer at a time on a TCP connection.
 
     length (4 bytes) | header length (3 bytes) after its type (1 byte) | header | body
 
@@ -18,6 +18,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,7 +29,7 @@ _JSON_HEADER: Final = 0
 _VERSION: Final = 121
 # What servers accept by default; a longer "frame" is somebody else's protocol.
 _MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
-# A connection carries one request, so the number only tells the answer from requests a server sends.
+# A connection carries one request at a time, so the number only tells the answer from requests of a server.
 _OPAQUE: Final = 1
 
 # A string (kept as it is, also one that never ends: else each quote in it is tried anew), or an
@@ -81,21 +82,66 @@ def encode(
 def exchange(host: str, port: int, seconds: float, frame: bytes) -> tuple[dict[str, object], bytes]:
     """Send a frame and return header and body of its answer, all within `seconds`."""
     deadline = time.monotonic() + seconds
-    with _connect(host, port, max(seconds, 0.001)) as connection:
-        connection.settimeout(_left(deadline))
-        connection.sendall(frame)
-        while True:
-            header, body = _receive_frame(connection, deadline)
-            flag = header.get("flag")
-            is_answer = isinstance(flag, int) and flag & _RESPONSE_FLAG
-            if is_answer and header.get("opaque") == _OPAQUE:
-                return header, body
-            # Servers send requests of their own (a changed group, a check) on any connection.
+    with _connect(host, port, seconds) as connection:
+        return _exchange(connection, deadline, frame)
+
+
+class Line:
+    """A connection that is kept from one exchange to the next. For one thread at a time, but `close`."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[str, int, socket.socket] | None = None
+
+    def exchange(self, host: str, port: int, seconds: float, frame: bytes) -> tuple[dict[str, object], bytes]:
+        """
+        As `exchange` of this module, over the connection that is kept, or a new one.
+
+        A server closes what was idle for minutes, or ended meanwhile: then the frame goes over a new one,
+        and the server may get it twice.
+        """
+        deadline = time.monotonic() + seconds
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            *peer, connection = kept
+            if peer == [host, port]:
+                with suppress(ConnectionError):
+                    return self._over(host, port, connection, deadline, frame)
+            connection.close()
+        return self._over(host, port, _connect(host, port, _left(deadline)), deadline, frame)
+
+    def _over(
+        self, host: str, port: int, connection: socket.socket, deadline: float, frame: bytes
+    ) -> tuple[dict[str, object], bytes]:
+        try:
+            answer = _exchange(connection, deadline, frame)
+        except BaseException:
+            connection.close()  # else a late answer would be taken for that of the next request
+            raise
+        self._kept = host, port, connection
+        return answer
+
+    def close(self) -> None:
+        """End the connection, unless an exchange runs over it now. Idempotent, from any thread."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept[2].close()
+
+
+def _exchange(connection: socket.socket, deadline: float, frame: bytes) -> tuple[dict[str, object], bytes]:
+    connection.settimeout(_left(deadline))
+    connection.sendall(frame)
+    while True:
+        header, body = _receive_frame(connection, deadline)
+        flag = header.get("flag")
+        is_answer = isinstance(flag, int) and flag & _RESPONSE_FLAG
+        if is_answer and header.get("opaque") == _OPAQUE:
+            return header, body
+        # Servers send requests of their own (a changed group, a check) on any connection.
 
 
 def _connect(host: str, port: int, seconds: float) -> socket.socket:
     try:
-        return socket.create_connection((host, port), timeout=seconds)
+        return socket.create_connection((host, port), timeout=max(seconds, 0.001))
     except ValueError as exc:  # a label longer than 63 characters, say: no name that could be looked up
         raise OSError(f"{host!r} is no host name: {exc}") from exc
 

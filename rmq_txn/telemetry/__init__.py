@@ -20,8 +20,8 @@ from typing import Protocol
 from opentelemetry import metrics, trace
 
 from rmq_txn.consumer.health import ConsumerHealth
+from rmq_txn.producer.health import ProducerHealth
 from rmq_txn.producer.producer import TransactionProducer
-from rmq_txn.producer.upkeep import ProducerHealth
 from rmq_txn.telemetry.gauges import Gauges
 from rmq_txn.telemetry.hooks import TelemetryHooks
 from rmq_txn.transport import Transport

@@ -9,7 +9,7 @@ from opentelemetry import metrics
 
 from rmq_txn.consumer.health import ConsumerHealth
 from rmq_txn.errors import LifecycleError
-from rmq_txn.producer.upkeep import ProducerHealth
+from rmq_txn.producer.health import ProducerHealth
 
 Health = ProducerHealth | ConsumerHealth
 Observe = Callable[[metrics.CallbackOptions], Iterable[metrics.Observation]]

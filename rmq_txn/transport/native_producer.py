@@ -231,6 +231,7 @@ class NativeProducer(NativeClient):
         """See `ProducerTransport.close`; the patience is for the native shutdown."""
         deadline = time.monotonic() + timeout_seconds
         self._closing.set()
+        self._plain.close()
         if self._handle is None:
             return
         if not self._in_flight.wait_until_quiet(QUIET_SECONDS, timeout_seconds):

@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
 from devstack import LocalStack
-from rmq_txn import DatabaseUnavailableError, FencedError, HalfMessageError, InDoubtError
+from rmq_txn import DatabaseUnavailableError, FencedError, HalfMessageError, InDoubtError, RocketMQ
 from rmq_txn.identity import PROPERTY_POSITION
 from rmq_txn.message import Outbound
+from rmq_txn.remoting.client import RemotingClient
+from rmq_txn.remoting.plain_messages import PlainSender
 from tests.integration.test_transactions import Form, Rig, form_a, form_b
 from tests.kit.proxy import Line, proxied, through
 from tests.kit.rows import rows
@@ -174,3 +177,19 @@ def test_transactions_go_on_while_the_name_server_is_away(rig: Rig, stack: Local
     form_b(producer, rig.topic, "after")
     rig.wait_received("after")
     assert rig.effects() == {"before", "a-meanwhile", "b-meanwhile", "after"}
+
+
+def test_a_broker_that_was_killed_takes_the_next_message_of_a_relay_at_once(
+    stack: LocalStack, topic: str
+) -> None:
+    """The connection that the relay kept is to the process before."""
+    message = Outbound(topic, b"copy", None, None, {})
+    with closing(PlainSender(RocketMQ(stack.name_server), "relay")) as sender:
+        sender.send(message, "A" * 32)
+        stack.broker.kill()
+        stack.broker.start()
+        stack.broker.wait_ready()
+        sender.send(message, "B" * 32)
+    broker = RemotingClient(stack.broker_address)
+    stored = sum(broker.max_offset(topic, queue) for queue in range(4))
+    assert stored == 2

@@ -23,6 +23,7 @@ from rmq_txn import Database, Delivery, IdempotentConsumer, RocketMQ, Transactio
 from rmq_txn.cli import exit_codes
 from rmq_txn.identity import PROPERTY_POSITION, PROPERTY_TXN_ID, new_txn_id
 from rmq_txn.message import Outbound
+from rmq_txn.producer import upkeep
 from rmq_txn.producer.upkeep import OutboxTimes
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.transport import Deliver
@@ -129,7 +130,7 @@ class Scene:
 
         self.resources.enter_context(consumer)
 
-    def plant(self, *ids: str, **columns: Any) -> None:
+    def plant(self, *ids: str, age_seconds: int = 3600, **columns: Any) -> None:
         """Write copies of an hour ago, as if their transactions had committed then."""
         with self.database.transaction() as txn:
             for id_ in ids:
@@ -144,8 +145,8 @@ class Scene:
                 } | columns
                 txn.execute(
                     f"INSERT INTO rmq_txn_outbox ({', '.join(row)}, created_at)"
-                    f" VALUES ({', '.join(['%s'] * len(row))}, NOW() - INTERVAL 1 HOUR)",
-                    tuple(row.values()),
+                    f" VALUES ({', '.join(['%s'] * len(row))}, NOW() - INTERVAL %s SECOND)",
+                    (*row.values(), age_seconds),
                 )
 
     def copies(self) -> list[tuple[bytes, int]]:
@@ -369,6 +370,22 @@ def test_one_producer_relays_and_another_takes_over(impatient: LocalStack, uniqu
         scene.plant("second")
         scene.wait_empty()
         assert (len(sent[leader]), len(sent[other])) == (20, 1)
+
+
+def test_many_copies_are_counted_by_the_relay_alone(
+    impatient: LocalStack, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of hundreds of producers would walk over millions of them; how old the oldest is, all know."""
+    monkeypatch.setattr(upkeep, "ROWS_COUNTED_BY_ALL", 3)
+    with ExitStack() as resources:
+        scene = Scene(impatient, unique, resources)
+        producers = [scene.producer(check_budget_seconds=600.0) for _ in range(2)]
+        scene.plant(*(f"copy-{n}" for n in range(10)), age_seconds=100)
+        until(
+            lambda: sorted(producer.health().outbox_rows for producer in producers) == [3, 10],
+            "one counts all, the other three",
+        )
+        assert all(producer.health().oldest_row_seconds >= 100 for producer in producers)
 
 
 def test_what_is_published_again_has_one_effect(impatient: LocalStack, unique: str) -> None:

@@ -27,6 +27,7 @@ class Cluster:
     def __init__(self, **masters: Exception | None) -> None:
         self.answers = masters
         self.asked: list[str] = []
+        self.lines: list[Any] = []
         self.routes = 0
 
     def masters(self, _topic: str) -> list[Master]:
@@ -34,8 +35,9 @@ class Cluster:
         self.routes += 1
         return [Master(address, address, 4) for address in self.answers]
 
-    def ask(self, address: str, **_settings: Any) -> Any:
+    def ask(self, address: str, line: Any = None, **_settings: Any) -> Any:
         """Return a client of that master."""
+        self.lines.append(line)
 
         def store(*_request: object) -> None:
             self.asked.append(address)
@@ -104,3 +106,13 @@ def test_the_masters_of_a_topic_are_asked_for_once_while_all_is_well() -> None:
     made.send(MESSAGE, "ID")
     assert cluster.asked[-1] == "two"
     assert cluster.routes == 2
+
+
+def test_the_connection_to_each_master_is_kept() -> None:
+    """By address: two masters don't share one."""
+    cluster = Cluster(one=BUSY, two=None)
+    made = sender(cluster)
+    for _ in range(20):
+        made.send(MESSAGE, "ID")
+    assert None not in cluster.lines
+    assert len(set(cluster.lines)) == len(set(cluster.asked)) == 2

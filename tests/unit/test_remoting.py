@@ -8,12 +8,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 
 from rmq_txn import RocketMQ
 from rmq_txn.errors import BrokerUnavailableError
+from rmq_txn.remoting import wire
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.server import RemotingError
 from rmq_txn.verdict import Answer, Verdict
@@ -51,14 +52,22 @@ def receive_request(connection: socket.socket) -> dict[str, object]:
 @contextmanager
 def server(talk: Talk) -> Iterator[str]:
     """Listen, hand the first connection to `talk`, close it after; yield the address."""
+    with many_connections(talk) as address:
+        yield address
+
+
+@contextmanager
+def many_connections(*talks: Talk) -> Iterator[str]:
+    """As `server`, a talk for each connection, in turn."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(10)
-                talk(connection)
+            for talk in talks:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(10)
+                    talk(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -66,6 +75,7 @@ def server(talk: Talk) -> Iterator[str]:
             yield f"127.0.0.1:{listener.getsockname()[1]}"
         finally:
             thread.join(20)
+            assert not thread.is_alive(), "a connection that was expected did not come"
 
 
 def says(data: bytes) -> Talk:
@@ -334,3 +344,106 @@ def test_a_name_server_that_refuses_the_question_about_registration_is_a_broker_
         pytest.raises(BrokerUnavailableError, match="does not say which brokers topic 't' has"),
     ):
         RocketMQ(address).producer("g", lambda _check: Verdict.UNKNOWN).is_registered("t")
+
+
+# -- a connection that is kept
+
+
+@contextmanager
+def kept(address: str) -> Iterator[RemotingClient]:
+    """Yield a client that keeps its connection."""
+    with closing(wire.Line()) as line:
+        yield RemotingClient(address, timeout_seconds=5.0, line=line)
+
+
+def answers(count: int) -> Talk:
+    """Return a talk that answers so many requests, each with its number."""
+
+    def talk(connection: socket.socket) -> None:
+        for number in range(count):
+            receive_request(connection)
+            connection.sendall(answer(extFields={"offset": str(number)}))
+
+    return talk
+
+
+def test_a_line_carries_one_request_after_the_other() -> None:
+    """One connection for all: the server accepts no second one."""
+    with many_connections(answers(3)) as address, kept(address) as asked:
+        assert [asked.consumer_offset("g", "t", 0) for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_no_failure() -> None:
+    """Idle ones are closed after two minutes, and a broker that was started again knows none."""
+    with many_connections(answers(1), answers(1)) as address, kept(address) as asked:
+        assert [asked.consumer_offset("g", "t", 0) for _ in range(2)] == [0, 0]
+
+
+def test_a_new_connection_that_fails_is_tried_no_second_time() -> None:
+    """Then the server is away."""
+
+    def hangs_up(connection: socket.socket) -> None:
+        receive_request(connection)
+
+    with many_connections(answers(1), hangs_up) as address, kept(address) as asked:
+        asked.consumer_offset("g", "t", 0)
+        with pytest.raises(BrokerUnavailableError, match="closed after 0 of 4 bytes"):
+            asked.consumer_offset("g", "t", 0)
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next() -> None:
+    """What ran into its timeout takes the connection along."""
+    given_up = threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        receive_request(connection)
+        given_up.wait(10)
+        with suppress(OSError):
+            connection.sendall(answer(extFields={"offset": "99"}))
+
+    with many_connections(late, answers(1)) as address, closing(wire.Line()) as line:
+        hurried = RemotingClient(address, timeout_seconds=0.2, line=line)
+        with pytest.raises(BrokerUnavailableError, match="did not answer within"):
+            hurried.consumer_offset("g", "t", 0)
+        given_up.set()
+        assert RemotingClient(address, timeout_seconds=5.0, line=line).consumer_offset("g", "t", 0) == 0
+
+
+def test_an_error_answer_keeps_the_connection() -> None:
+    """It is an answer like any other."""
+
+    def refuses_first(connection: socket.socket) -> None:
+        receive_request(connection)
+        connection.sendall(answer(code=2, remark="busy"))
+        answers(1)(connection)
+
+    with many_connections(refuses_first) as address, kept(address) as asked:
+        with pytest.raises(RemotingError, match="busy"):
+            asked.consumer_offset("g", "t", 0)
+        assert asked.consumer_offset("g", "t", 0) == 0
+
+
+def test_a_line_that_is_closed_leaves_no_connection() -> None:
+    """The server sees its end; the next request would make another."""
+    ended = threading.Event()
+
+    def until_the_end(connection: socket.socket) -> None:
+        answers(1)(connection)
+        assert connection.recv(1) == b""
+        ended.set()
+
+    with many_connections(until_the_end) as address:
+        line = wire.Line()
+        RemotingClient(address, line=line).consumer_offset("g", "t", 0)
+        line.close()
+        line.close()
+        assert ended.wait(10)
+
+
+def test_a_line_to_another_server_leaves_the_first() -> None:
+    """A master that moved."""
+    with many_connections(answers(1)) as first, many_connections(answers(1)) as second:
+        line = wire.Line()
+        for address in (first, second):
+            assert RemotingClient(address, line=line).consumer_offset("g", "t", 0) == 0
+        line.close()

@@ -76,6 +76,8 @@ class Attempt:
     row: OutboxRow
     failed: bool
     retry_seconds: float
+    was_there: bool = False
+    """The brokers had it already."""
 
 
 @dataclass(frozen=True, slots=True)

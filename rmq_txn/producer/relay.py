@@ -1,7 +1,8 @@
 """
 The relay: what a broker may have given up on is published again, as a plain message.
 
-It carries the same transaction and position, so a consumer that had the first one skips it.
+Not if the brokers show that consumers see it: after a deployment most do, as nobody is left who knows. What
+is published again carries the same transaction and position, so a consumer that had the first one skips it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rmq_txn.errors import RmqTxnError
+from rmq_txn.errors import BrokerUnavailableError, RmqTxnError
 from rmq_txn.logs import get_logger
+from rmq_txn.message import Outbound
 from rmq_txn.producer.outbox import Attempt, Outbox, OutboxRow
 from rmq_txn.producer.undisturbed_time import UndisturbedTime
 from rmq_txn.transport import ProducerTransport
@@ -72,6 +74,7 @@ class Relay:
         self._is_settled = is_settled
         self._published: deque[_Published] = deque()
         self._elected = False
+        self._mute: set[str] = set()
 
     def work(self) -> bool:
         """
@@ -87,6 +90,7 @@ class Relay:
             self._elected = elected
         deadline = self._undisturbed.now() + self._work_seconds
         since = _BEFORE_ALL
+        self._mute.clear()
         while elected and not self._done(deadline):
             rows = self._outbox.overdue(self._overdue_seconds, _PAGE, since)
             if not rows:
@@ -113,7 +117,10 @@ class Relay:
             attempts.append(self._attempt(row, unreachable))
         published = [attempt.row for attempt in attempts if not attempt.failed]
         if published:
+            # Also what was there: since when, nobody knows.
             self._published.append(_Published(self._undisturbed.now(), published))
+        if there := sum(attempt.was_there for attempt in attempts):
+            log.info("not published again: consumers see these messages", rows=there)
         self._outbox.note(attempts)
 
     def _attempt(self, row: OutboxRow, unreachable: set[str]) -> Attempt:
@@ -122,7 +129,10 @@ class Relay:
         if row.topic in unreachable:
             return Attempt(row, failed=True, retry_seconds=min(retry_seconds, _LAST_RETRY_SECONDS))
         try:
-            self._client.send_plain(row.outbound(), row.message_id)
+            message = row.outbound()
+            was_there = self._is_there(message, row.message_id)
+            if not was_there:
+                self._client.send_plain(message, row.message_id)
         except ValueError as error:  # a damaged row, or refused by the broker: InvalidMessageError
             retry_seconds = min(retry_seconds, _LAST_REFUSED_SECONDS)
             self._log_failure("a message can't be published again", row, error, retry_seconds)
@@ -132,14 +142,27 @@ class Relay:
             retry_seconds = min(retry_seconds, _LAST_RETRY_SECONDS)
             self._log_failure("no broker to publish a message again", row, error, retry_seconds)
             return Attempt(row, failed=True, retry_seconds=retry_seconds)
-        log.warning(
-            "published again: the broker may have given this message up",
-            txn_id=row.txn_id,
-            position=row.position,
-            topic=row.topic,
-        )
-        # Another relay publishes it once more if this one does not live to delete it.
-        return Attempt(row, failed=False, retry_seconds=2 * self._settle_seconds + _FIRST_RETRY_SECONDS)
+        if not was_there:
+            log.warning(
+                "published again: the broker may have given this message up",
+                txn_id=row.txn_id,
+                position=row.position,
+                topic=row.topic,
+            )
+        # Another relay does it once more if this one does not live to delete it.
+        retry_seconds = 2 * self._settle_seconds + _FIRST_RETRY_SECONDS
+        return Attempt(row, failed=False, retry_seconds=retry_seconds, was_there=was_there)
+
+    def _is_there(self, message: Outbound, message_id: str) -> bool:
+        """Ask the brokers; where they don't answer it is published, which does no harm."""
+        if message.topic in self._mute:
+            return False
+        try:
+            return self._client.is_published(message, message_id)
+        except BrokerUnavailableError as error:
+            self._mute.add(message.topic)  # for this round: its other rows don't wait for the same timeout
+            log.info("all of this topic is published again", topic=message.topic, because=str(error))
+            return False
 
     @staticmethod
     def _log_failure(event: str, row: OutboxRow, error: Exception, retry_seconds: float) -> None:

@@ -1,5 +1,6 @@
 """
-Plain messages, past the native client: what it can't do on a transactional producer (docs/hazards.md, B3).
+Plain messages, past the native client: what it can't do on a transactional producer (docs/hazards.md, B3);
+and whether there is anything to send.
 
 A second native client would do, but it says "no route" to everything, and the relay has to know a
 message that is refused from a broker that is away; docs/decisions/0013.
@@ -11,15 +12,17 @@ import random
 
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
 from rmq_txn.message import Outbound
+from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
 from rmq_txn.remoting.refusals import sentence
 from rmq_txn.remoting.server import MESSAGE_ILLEGAL, RemotingError
+from rmq_txn.remoting.stored_message import StoredMessage
 from rmq_txn.remoting.wire import Line
 
 
 class PlainSender:
     """
-    Stores plain messages, each by one request to one broker. For one thread at a time, but `close`.
+    Looks for messages and stores plain ones, by a request to a broker. For one thread at a time, but `close`.
 
     The connection to a broker is kept: making one for each message took longer than all else.
     """
@@ -32,17 +35,11 @@ class PlainSender:
 
     def send(self, message: Outbound, message_id: str) -> None:
         """See `ProducerTransport.send_plain`."""
-        addresses = self._addresses.pop(message.topic, None)
-        if addresses is None:
-            addresses = [master.address for master in self._broker.masters(message.topic)]
-        random.shuffle(addresses)
         said: list[str] = []
         last: Exception | None = None
-        for address in addresses:
-            line = self._lines.setdefault(address, Line())
-            client = self._broker.ask(address, timeout_seconds=self._broker.send_timeout_seconds, line=line)
+        for address in self._masters(message.topic):
             try:
-                client.store(self._group, message, message_id)
+                self._client(address).store(self._group, message, message_id)
             except RemotingError as error:
                 why = sentence(self._broker, address, message, error)
                 if error.code == MESSAGE_ILLEGAL:
@@ -53,13 +50,53 @@ class PlainSender:
                 said.append(str(error))
                 last = error
             else:
-                self._addresses[message.topic] = addresses  # remembered while it is good
                 return
+            self._addresses.pop(message.topic, None)  # by now it may be others
         raise BrokerUnavailableError(
             f"no broker of topic {message.topic!r} took the message: {'; '.join(said) or 'none is there'}"
         ) from last
+
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        """See `ProducerTransport.is_published`."""
+        said: list[str] = []
+        for address in self._masters(message.topic):
+            try:
+                found = self._client(address).messages_with_id(message.topic, message_id)
+            except (RemotingError, BrokerUnavailableError) as error:
+                said.append(f"{address}: {error}")
+                self._addresses.pop(message.topic, None)
+                continue
+            if any(_is_stored_as(message, stored) for stored in found):
+                return True
+        if said:
+            raise BrokerUnavailableError(
+                f"not every broker of topic {message.topic!r} says which messages it has: {'; '.join(said)}"
+            )
+        return False
+
+    def _masters(self, topic: str) -> list[str]:
+        """Return the addresses of the masters in any order, remembered while all of them do as asked."""
+        if topic not in self._addresses:
+            self._addresses[topic] = [master.address for master in self._broker.masters(topic)]
+        addresses = self._addresses[topic]
+        return random.sample(addresses, len(addresses))
+
+    def _client(self, address: str) -> RemotingClient:
+        line = self._lines.setdefault(address, Line())
+        return self._broker.ask(address, timeout_seconds=self._broker.send_timeout_seconds, line=line)
 
     def close(self) -> None:
         """End the connections that nothing is sent over now. Idempotent."""
         for line in tuple(self._lines.values()):
             line.close()
+
+
+def _is_stored_as(message: Outbound, stored: StoredMessage) -> bool:
+    """Whether consumers get the same of both; a broker adds properties of its own."""
+    properties = {**message.properties, "KEYS": message.key or "", "TAGS": message.tag or ""}
+    if any(stored.properties.get(name, "") != value for name, value in properties.items()):
+        return False
+    try:
+        return stored.plain_body == message.body
+    except InvalidMessageError:  # compressed with what our producers don't use
+        return False

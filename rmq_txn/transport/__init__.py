@@ -35,7 +35,11 @@ Deliver = Callable[[Delivery], Answer]
 
 
 class ProducerTransport(Protocol):
-    """Sends messages. Every method but `start`, `close` and `send_plain` may be called from any thread."""
+    """
+    Sends messages.
+
+    Every method but `start`, `close`, `send_plain` and `is_published` may be called from any thread.
+    """
 
     @property
     def instance(self) -> str:
@@ -80,6 +84,17 @@ class ProducerTransport(Protocol):
             InvalidMessageError: the broker refuses this message and would refuse it again; others
                 of its topic may pass.
             BrokerUnavailableError: no broker said that it has the message; another time it may.
+        """
+
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        """
+        Ask the brokers for a message that consumers see, of this id and content.
+
+        One of another content does not count: who may send to the topic can repeat an id. False proves
+        nothing: the brokers may keep no index of ids. On the thread of `send_plain`.
+
+        Raises:
+            BrokerUnavailableError: not all of them can be asked, and those that can do not have it.
         """
 
     def is_registered(self, topic: str) -> bool:

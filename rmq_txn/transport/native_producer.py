@@ -200,6 +200,11 @@ class NativeProducer(NativeClient):
         self._refuse_unless_open()
         self._plain.send(message, message_id)
 
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        """See `ProducerTransport.is_published`."""
+        self._refuse_unless_open()
+        return self._plain.is_published(message, message_id)
+
     def _refuse_unless_open(self) -> None:
         if self._handle is None or self._closing.is_set():
             raise LifecycleError("this producer client is not started, or closed")

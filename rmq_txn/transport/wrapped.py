@@ -95,6 +95,12 @@ class Hooks:
         """
         return deliver(delivery)
 
+    def is_published(
+        self, group: str, message: Outbound, message_id: str, ask: Callable[[Outbound, str], bool]
+    ) -> bool:
+        """Ask the brokers whether consumers see a message; where they do, its copy is not sent."""
+        return ask(message, message_id)
+
     def is_registered(self, group: str, topic: str, ask: Callable[[str], bool]) -> bool:
         """Ask the brokers of a topic whether they know the client."""
         return ask(topic)
@@ -183,6 +189,9 @@ class _Producer:
 
     def send_plain(self, message: Outbound, message_id: str) -> None:
         self._hooks.send_plain(self._group, message, message_id, self._inner.send_plain)
+
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        return self._hooks.is_published(self._group, message, message_id, self._inner.is_published)
 
     def is_registered(self, topic: str) -> bool:
         return self._hooks.is_registered(self._group, topic, self._inner.is_registered)

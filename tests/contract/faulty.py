@@ -55,6 +55,10 @@ class Faulty:
         """Change how plain messages are sent."""
         producer.send_plain(message, message_id)
 
+    def is_published(self, producer: ProducerTransport, message: Outbound, message_id: str) -> bool:
+        """Change what is said to be there."""
+        return producer.is_published(message, message_id)
+
 
 class FaultyProducer:
     """Sends through its transport's `send`."""
@@ -73,6 +77,10 @@ class FaultyProducer:
     def send_plain(self, message: Outbound, message_id: str) -> None:
         """See ProducerTransport."""
         self._transport.send_plain(self._inner, message, message_id)
+
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        """See ProducerTransport."""
+        return self._transport.is_published(self._inner, message, message_id)
 
     def is_registered(self, topic: str) -> bool:
         """See ProducerTransport."""
@@ -181,6 +189,25 @@ class SendsPlainMessagesUnderANewId(Faulty):
     def send_plain(self, producer: ProducerTransport, message: Outbound, message_id: str) -> None:
         """Change the id."""
         producer.send_plain(message, message_id + "-")
+
+
+class ShowsWhatHasTheSameId(Faulty):
+    """Then whoever repeats an id makes a message vanish."""
+
+    def is_published(self, producer: ProducerTransport, message: Outbound, message_id: str) -> bool:
+        """Look for what the suite sent under that id, whatever is asked for."""
+        return any(
+            producer.is_published(dataclasses.replace(message, body=body), message_id)
+            for body in (message.body, b"theirs")
+        )
+
+
+class ShowsHalfMessages(Faulty):
+    """As one that looks for an id anywhere."""
+
+    def is_published(self, producer: ProducerTransport, message: Outbound, message_id: str) -> bool:
+        """Say yes."""
+        return True
 
 
 class TakesARefusalForSuccess(Faulty):
@@ -324,6 +351,16 @@ FAULTS: list[tuple[type[Faulty], Test, str]] = [
         TakesARefusalForSuccess,
         SUITE.test_a_plain_message_that_is_refused_is_told_from_a_broker_that_is_away,
         "DID NOT RAISE InvalidMessageError",
+    ),
+    (
+        ShowsWhatHasTheSameId,
+        SUITE.test_what_only_has_the_id_of_a_message_is_not_it,
+        "assert not True",
+    ),
+    (
+        ShowsHalfMessages,
+        SUITE.test_a_message_that_consumers_see_is_shown_whichever_way_it_came,
+        "assert not True",
     ),
     (
         NeverChecksBack,

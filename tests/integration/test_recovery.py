@@ -58,6 +58,9 @@ class Shelf:
     def send(self, message: Outbound, message_id: str) -> None:
         self.sent.append((message, message_id))
 
+    def close(self) -> None:
+        """See PlainSender."""
+
 
 class Scene:
     """A database, brokers, and the command between them."""

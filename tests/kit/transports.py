@@ -28,7 +28,13 @@ def kill_9_myself() -> None:
 
 
 class Wrapped(wrapped.Wrapped):
-    """A transport whose callables pass through functions. By default it changes nothing."""
+    """
+    A transport whose callables pass through functions. By default it changes nothing.
+
+    Args:
+        shows_messages: False: as brokers without an index of ids. Then each copy that is left to the relay
+            is published again, whether consumers have the message or not.
+    """
 
     def __init__(
         self,
@@ -39,8 +45,9 @@ class Wrapped(wrapped.Wrapped):
         around_deliver: Callable[[Deliver], Deliver] = lambda deliver: deliver,
         on_send: Callable[[Outbound], object] = lambda _message: None,
         on_send_plain: Callable[[Outbound], object] = lambda _message: None,
+        shows_messages: bool = True,
     ) -> None:
-        super().__init__(inner, _Functions(around_execute, on_send, on_send_plain))
+        super().__init__(inner, _Functions(around_execute, on_send, on_send_plain, shows_messages))
         self._around_check = around_check
         self._around_deliver = around_deliver
 
@@ -61,7 +68,9 @@ class _Functions(wrapped.Hooks):
         around_execute: Callable[[Execute], Execute],
         on_send: Callable[[Outbound], object],
         on_send_plain: Callable[[Outbound], object],
+        shows_messages: bool,
     ) -> None:
+        self._shows_messages = shows_messages
         self._around_execute = around_execute
         self._on_send = on_send
         self._on_send_plain = on_send_plain
@@ -78,6 +87,11 @@ class _Functions(wrapped.Hooks):
     ) -> None:
         self._on_send_plain(message)
         send(message, message_id)
+
+    def is_published(
+        self, group: str, message: Outbound, message_id: str, ask: Callable[[Outbound, str], bool]
+    ) -> bool:
+        return self._shows_messages and ask(message, message_id)
 
 
 class DeliverTwice:

@@ -40,6 +40,7 @@ class Protections:
     outbox: bool = True
     relay: bool = True
     relay_waits_for_the_disk: bool = True
+    relay_compares_what_it_finds: bool = True
     removal_waits_for_the_last_question: bool = True
     removal_only_when_undisturbed: bool = True
     removal_not_after_late_verdict: bool = True
@@ -98,8 +99,10 @@ class State(NamedTuple):
     witness: str = "well"
     """Another producer, which may remove the row as well: well since before it was there, and before the
     broker asked more than `IN_TIME` times; or late: it runs, and is well, but began after that."""
+    decoy: bool = False
+    """A stranger's message has the id of ours, and another content."""
     relay_waits: bool = False
-    """The relay has SEND_OK and waits 60 s before it deletes the row."""
+    """The relay has SEND_OK, or was shown the message, and waits 60 s before it deletes the row."""
     database_was_away: bool = False
 
 
@@ -432,6 +435,11 @@ class Producing:
                     put(s, k, Half("pending")), f"the broker forgets the end of id {k} and will ask again"
                 )
 
+    def stranger_repeats_an_id(self, s: State) -> Steps:
+        """Who may send to the topic, and read it or a half message."""
+        if at_stake(s) and not s.message and not s.decoy:
+            yield from self.fault(s, "a stranger publishes another message under its id", decoy=True)
+
     def broker_restarts(self, s: State) -> Steps:
         halves = tuple(
             Half("lost") if h.place == "committed" and s.message == "stored" else h._replace(end="")
@@ -517,6 +525,11 @@ class Producing:
         """Any process, at any time, several at once: the election is not in the model."""
         if not self.on.relay or not s.outbox or s.refuses:
             return
+        if s.message or (s.decoy and not self.on.relay_compares_what_it_finds):
+            yield Step(
+                "relay: the brokers show the message, it publishes nothing", s._replace(relay_waits=True)
+            )
+        # With the message there, too: brokers can't be asked, or keep no index.
         yield Step("relay: publishes the outbox row again, SEND_OK", show(s)._replace(relay_waits=True))
         if s.relay_waits and (s.message != "stored" or not self.on.relay_waits_for_the_disk):
             yield Step("relay: deletes the outbox row", s._replace(outbox=False, relay_waits=False))
@@ -540,6 +553,7 @@ class Producing:
             self.database_refuses,
             self.sibling_falls_ill,
             self.stranger_sends_a_half_message,
+            self.stranger_repeats_an_id,
             self.check_back,
             self.end_arrives,
             self.broker_forgets_an_end,

@@ -41,6 +41,8 @@ NEEDED_TO_PRODUCE = [
     ("relay", "B", 1, producing.LOST),
     ("relay_waits_for_the_disk", "A", 1, producing.LOST),
     ("relay_waits_for_the_disk", "B", 1, producing.LOST),
+    ("relay_compares_what_it_finds", "A", 2, producing.LOST),
+    ("relay_compares_what_it_finds", "B", 2, producing.LOST),
     ("removal_waits_for_the_last_question", "A", 1, producing.LOST),
     ("removal_waits_for_the_last_question", "B", 1, producing.LOST),
     ("removal_only_when_undisturbed", "A", 1, producing.LOST),

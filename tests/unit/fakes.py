@@ -71,6 +71,10 @@ class FakeClient:
     def send_plain(self, _message: Outbound, _message_id: str) -> None:
         """Take the message."""
 
+    def is_published(self, _message: Outbound, _message_id: str) -> bool:
+        """Show nothing."""
+        return False
+
     def is_registered(self, _topic: str) -> bool:
         """Say what the transport was told to; the broker of a fake knows everybody."""
         if isinstance(self._transport.registered, Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from rmq_txn.message import Outbound
 from rmq_txn.remoting.answers import Master
 from rmq_txn.remoting.plain_messages import PlainSender
 from rmq_txn.remoting.server import RemotingError
+from rmq_txn.remoting.stored_message import COMPRESSED, StoredMessage
 
 MESSAGE = Outbound("t", b"x", None, None, {})
 AWAY = BrokerUnavailableError("away")
@@ -28,6 +30,7 @@ class Cluster:
         self.answers = masters
         self.asked: list[str] = []
         self.lines: list[Any] = []
+        self.stored: dict[str, list[StoredMessage]] = {}
         self.routes = 0
 
     def masters(self, _topic: str) -> list[Master]:
@@ -44,7 +47,13 @@ class Cluster:
             if (problem := self.answers[address]) is not None:
                 raise problem
 
-        return SimpleNamespace(store=store, broker_config=unreachable)
+        def messages_with_id(_topic: str, _message_id: str) -> list[StoredMessage]:
+            self.asked.append(address)
+            if (problem := self.answers[address]) is not None:
+                raise problem
+            return self.stored.get(address, [])
+
+        return SimpleNamespace(store=store, messages_with_id=messages_with_id, broker_config=unreachable)
 
 
 def unreachable() -> dict[str, str]:
@@ -116,3 +125,68 @@ def test_the_connection_to_each_master_is_kept() -> None:
         made.send(MESSAGE, "ID")
     assert None not in cluster.lines
     assert len(set(cluster.lines)) == len(set(cluster.asked)) == 2
+
+
+OURS = Outbound("t", b"body", "key", None, {"rmq_txn_id": "1", "color": "red"})
+
+
+def stored(body: bytes = b"body", flags: int = 0, **properties: str) -> StoredMessage:
+    """Make a message as a broker has it, with what brokers and clients add."""
+    told = {"rmq_txn_id": "1", "color": "red", "KEYS": "key", "UNIQ_KEY": "ID", "TRAN_MSG": "true"}
+    return StoredMessage("t", 0, 1, 2, flags, 3, "127.0.0.1:1", 4, 0, body, {**told, **properties})
+
+
+def test_any_master_may_have_it() -> None:
+    """Each stores what was sent to it."""
+    for _ in range(10):
+        cluster = Cluster(one=None, two=None)
+        cluster.stored["two"] = [stored(b"other"), stored()]
+        assert sender(cluster).is_published(OURS, "ID")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        stored(b"other"),
+        stored(KEYS="other"),
+        stored(TAGS="a tag"),
+        stored(color="blue"),
+        stored(rmq_txn_id="2"),
+        stored(b"no zlib", COMPRESSED),
+    ],
+    ids=["body", "key", "tag", "property", "our-property", "unreadable"],
+)
+def test_what_consumers_would_not_take_for_it_is_not_it(other: StoredMessage) -> None:
+    """Whoever may send to the topic can repeat an id."""
+    cluster = Cluster(one=None)
+    cluster.stored["one"] = [other]
+    assert not sender(cluster).is_published(OURS, "ID")
+
+
+def test_a_compressed_body_is_compared_as_it_was_sent() -> None:
+    """The client compresses large ones."""
+    cluster = Cluster(one=None)
+    cluster.stored["one"] = [stored(zlib.compress(b"body"), COMPRESSED)]
+    assert sender(cluster).is_published(OURS, "ID")
+
+
+@pytest.mark.parametrize("problem", [AWAY, RemotingError(16, "no permission")], ids=["away", "refused"])
+def test_one_that_can_not_be_asked_may_have_it(problem: Exception) -> None:
+    """Unless another has it; and its address is asked for anew."""
+    cluster = Cluster(one=problem, two=None)
+    made = sender(cluster)
+    with pytest.raises(BrokerUnavailableError, match=r"not every broker of topic 't' says.*one: "):
+        made.is_published(OURS, "ID")
+    cluster.stored["two"] = [stored()]
+    assert made.is_published(OURS, "ID")
+    assert cluster.routes == 2
+
+
+def test_sending_and_looking_share_what_is_known_of_the_masters() -> None:
+    """A relay looks before it sends: one question to a name server for both."""
+    cluster = Cluster(one=None)
+    made = sender(cluster)
+    for _ in range(3):
+        assert not made.is_published(OURS, "ID")
+        made.send(OURS, "ID")
+    assert cluster.routes == 1

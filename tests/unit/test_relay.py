@@ -54,13 +54,23 @@ class Table:
 
 
 class Broker:
-    """FAKE. Takes every message, or fails as it is told for a topic."""
+    """FAKE. Takes every message, or fails as it is told for a topic; shows what it is told that it has."""
 
     def __init__(self) -> None:
         self.got: list[str] = []
         self.asked: list[str] = []
         self.problems: dict[str, Exception] = {}
         self.on_send: Any = lambda: None
+        self.shown: set[str] = set()
+        self.mute: set[str] = set()
+        self.looked_for: list[str] = []
+
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        """Say whether it has it, or that it does not tell."""
+        self.looked_for.append(message_id)
+        if message.topic in self.mute:
+            raise BrokerUnavailableError("mute")
+        return message_id in self.shown
 
     def send_plain(self, message: Outbound, message_id: str) -> None:
         """Take it, or not."""
@@ -324,3 +334,46 @@ def test_a_round_does_not_walk_again_past_what_it_published_and_the_next_one_beg
 def test_a_row_names_who_published_it(properties: bytes, owner: str | None) -> None:
     """What has no owner, or is damaged, is nobody's."""
     assert OutboxRow(new_txn_id(), 0, "M", 0, "t", None, None, 0.0, properties, b"x").owner == owner
+
+
+def test_what_consumers_see_is_not_published_again_and_deleted_as_if_it_had_been(rig: Rig) -> None:
+    """After a deployment nobody knows what the broker has; but it can be asked."""
+    rig.broker.shown = {"there"}
+    rig.copy("there")
+    rig.copy("lost")
+    rig.relay.work()
+    assert rig.broker.got == ["lost"]
+    assert [(attempt.row.message_id, attempt.was_there) for attempt in rig.table.noted] == [
+        ("there", True),
+        ("lost", False),
+    ]
+    rig.run(SETTLE_SECONDS)
+    assert rig.left() == ["there", "lost"]
+    rig.run(20.0)
+    assert (rig.left(), rig.broker.got) == ([], ["lost"])
+
+
+def test_what_was_shown_before_the_broker_crashed_is_looked_for_again(rig: Rig) -> None:
+    """It may have come a moment before, by a late verdict, and not be on the disk."""
+    rig.broker.shown = {"m"}
+    rig.copy("m")
+    rig.relay.work()
+    rig.time.disturb("no answer of the broker")
+    rig.broker.shown = set()
+    rig.run(300.0)
+    assert (rig.left(), rig.broker.got) == ([], ["m"])
+
+
+def test_where_brokers_do_not_tell_all_is_published_and_they_are_asked_once_a_round(rig: Rig) -> None:
+    """Each question may run into a timeout; other topics are not concerned."""
+    rig.broker.mute = {"silent"}
+    rig.broker.shown = {"c"}
+    rig.copy("a", topic="silent")
+    rig.copy("b", topic="silent")
+    rig.copy("c")
+    rig.relay.work()
+    assert rig.broker.got == ["a", "b"]
+    assert rig.broker.looked_for == ["a", "c"]
+    rig.copy("d", topic="silent")
+    rig.relay.work()
+    assert rig.broker.looked_for == ["a", "c", "d"]

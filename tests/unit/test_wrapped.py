@@ -150,6 +150,7 @@ def test_every_hook_is_called() -> None:
     producer.start(["t"])
     producer.send_half(MESSAGE, lambda _id: Verdict.COMMIT)
     producer.send_plain(MESSAGE, "M")
+    producer.is_published(MESSAGE, "M")
     assert inner.clients[0].check(QUESTION) is Verdict.ROLLBACK
     producer.is_registered("t")
     producer.registered_clients("t")

@@ -166,6 +166,14 @@ class Desk:
         """Return the deliveries of a message so far, in order."""
         return [delivery for delivery in list(self.deliveries) if _same(delivery.properties, message)]
 
+    def wait_shown(self, message: Outbound, message_id: str) -> None:
+        """Wait until the brokers show a message; their index of ids may be a little behind."""
+        until(
+            lambda: self.producer.is_published(message, message_id),
+            f"message {message_id} is shown",
+            self.features.delivery_within_seconds,
+        )
+
     def wait_delivered(self, *messages: Outbound, times: int = 1, seconds: float | None = None) -> None:
         """Wait until each message was delivered that often."""
         until(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
+from rmq_txn.identity import PROPERTY_OWNER
 from rmq_txn.testing.contract.desk import Desk, Features
 from rmq_txn.testing.contract.scripts import own_properties
 from rmq_txn.verdict import Verdict
@@ -85,6 +86,38 @@ class MessageContract:
         desk.wait_delivered(message)
         got = desk.deliveries_of(message)[0]
         assert (got.key, got.tag, got.message_id) == (None, None, "PLAIN-ID")
+
+    def test_a_message_that_consumers_see_is_shown_whichever_way_it_came(self, desk: Desk) -> None:
+        """By a verdict or as a plain one, with all that it carries; a half message is not."""
+        properties = {"名字": "值 \U0001f600", "Case": "a=b;c,d"}
+        body = bytes(range(256)) * 64
+        committed, committed_id = desk.send_at_once(
+            Verdict.COMMIT, body=body, key="键-1", tag="标签", properties=properties
+        )
+        open_, open_id = desk.send_at_once(Verdict.UNKNOWN)
+        plain = desk.message()
+        desk.producer.send_plain(plain, "SHOWN")
+        desk.wait_delivered(committed)
+        desk.wait_delivered(plain)
+        desk.wait_shown(committed, committed_id)
+        desk.wait_shown(plain, "SHOWN")
+        assert not desk.producer.is_published(open_, open_id)
+        assert not desk.producer.is_published(plain, "ANOTHER-ID")
+
+    def test_what_only_has_the_id_of_a_message_is_not_it(self, desk: Desk) -> None:
+        """Who may send to the topic can repeat an id; ours would never be published."""
+        ours = replace(desk.message(), key="key", tag="tag")
+        desk.producer.send_plain(replace(ours, body=b"theirs"), "REPEATED")
+        desk.wait_shown(replace(ours, body=b"theirs"), "REPEATED")
+        assert not desk.producer.is_published(ours, "REPEATED")
+        desk.producer.send_plain(ours, "REPEATED")
+        desk.wait_shown(ours, "REPEATED")
+        for other in (
+            replace(ours, key="other"),
+            replace(ours, tag=None),
+            replace(ours, properties={**ours.properties, PROPERTY_OWNER: "another"}),
+        ):
+            assert not desk.producer.is_published(other, "REPEATED")
 
     def test_a_plain_message_that_is_refused_is_told_from_a_broker_that_is_away(self, desk: Desk) -> None:
         """The one would be refused for ever, the other may pass later; others are not held up."""

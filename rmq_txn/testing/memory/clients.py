@@ -107,6 +107,13 @@ class MemoryProducer:
         self._refuse_unless_open()
         self._store.store_plain(self._member.group, message, message_id)
 
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        """See `ProducerTransport.is_published`."""
+        self._refuse_unless_open()
+        with self._store.changed:
+            published = self._store.require(message.topic)
+            return any((found.message_id, found.message) == (message_id, message) for found in published)
+
     def _refuse_unless_open(self) -> None:
         if not self._started or self._member.closing.is_set():
             raise LifecycleError("this producer client is not started, or closed")

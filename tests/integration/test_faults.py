@@ -80,7 +80,7 @@ def test_a_database_killed_at_commit_has_the_outcome_that_is_told(
         assert told in (took_effect, None)
         form(producer, rig.topic, "after")
     expected = {"killed", "after"} if took_effect else {"after"}
-    rig.wait_received(*expected, seconds=60)
+    rig.wait_received(*expected)
     assert {d.json()["id"] for d in rig.received} == expected
 
 

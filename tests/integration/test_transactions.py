@@ -83,7 +83,7 @@ class Rig:
         return {row[0].decode(): row[1] for row in rows(self.url, "SELECT txn_id, state FROM rmq_txn_log")}
 
     def wait_received(self, *ids: str) -> None:
-        # A new consumer of the native client may miss its first rebalancing on a busy machine, and the second:
+        # On a busy machine a new native consumer may miss its first rebalancing, and the second one:
         # it tries again each 20 s.
         until(lambda: set(ids) <= {d.json()["id"] for d in self.received}, f"deliveries of {ids}", 120)
 

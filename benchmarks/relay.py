@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -27,22 +27,31 @@ _OWNER = Owner("bench", b"secret")
 
 
 def measure(stack: LocalStack, url: str) -> None:
-    """Let one round of a relay work through many copies that are overdue; print where the time goes."""
+    """
+    Let a relay work through many copies that are overdue; print where the time goes.
+
+    Twice: first the broker has none of these messages, then all of them, as after a deployment.
+    """
     topic = f"relay{time.time_ns()}"
     stack.create_topic(topic)
-    with closing(by_hand.connect(url)) as connection:
-        _write(connection.cursor(), topic)
-        connection.commit()
+    copies = list(_copies(topic))
+    for having in ("none", "all"):
+        with closing(by_hand.connect(url)) as connection:
+            _write(connection.cursor(), copies)
+            connection.commit()
+        _relay(stack, url, having)
+
+
+def _relay(stack: LocalStack, url: str, having: str) -> None:
     spent: Counter[str] = Counter()
     database = Database.mysql(url)
     outbox = Outbox(database)
     outbox.overdue = _timed(spent, "read", outbox.overdue)  # type: ignore[method-assign]
     outbox.note = _timed(spent, "note", outbox.note)  # type: ignore[method-assign]
     sender = PlainSender(RocketMQ(stack.name_server), "relay")
-    client = _Client(sender, spent)
     relay = Relay(
         outbox,
-        client,  # type: ignore[arg-type]
+        _Client(sender, spent),  # type: ignore[arg-type]
         _Calm(),  # type: ignore[arg-type]
         database_id="bench",
         overdue_seconds=600.0,
@@ -56,26 +65,29 @@ def measure(stack: LocalStack, url: str) -> None:
     took, cpu = time.perf_counter() - began, time.process_time() - cpu
     parts = ", ".join(f"{what} {seconds * 1000 / _COPIES:.2f} ms" for what, seconds in spent.items())
     print(
-        f"\nrelay: {_COPIES / took:.0f} copies a second ({_COPIES} of them, {_BODY} bytes each); "
-        f"each {parts}, {cpu * 1000 / _COPIES:.2f} ms of processor time"
+        f"\nrelay, consumers see {having}: {_COPIES / took:.0f} copies a second ({_COPIES} of them, {_BODY} "
+        f"bytes each); each {parts}, {cpu * 1000 / _COPIES:.2f} ms of processor time"
     )
     sender.close()
     outbox.close()
     database.close()
 
 
-def _write(cursor: Any, topic: str) -> None:
-    rows = []
+def _copies(topic: str) -> Iterator[tuple[Any, ...]]:
     for number in range(_COPIES):
         txn_id = new_txn_id()
         message = Message(topic, b"b" * _BODY).outbound(txn_id=txn_id, position=0, owner=str(_OWNER))
         properties = json.dumps(dict(message.properties))
         message_id = os.urandom(16).hex().upper()
-        rows.append((txn_id, message_id, topic, properties, message.body, 3600 - number // _WRITTEN_A_SECOND))
+        yield txn_id, message_id, topic, properties, message.body, 3600 - number // _WRITTEN_A_SECOND
+
+
+def _write(cursor: Any, copies: Sequence[tuple[Any, ...]]) -> None:
+    cursor.execute("DELETE FROM rmq_txn_outbox")
     cursor.executemany(
         "INSERT INTO rmq_txn_outbox (txn_id, position, message_id, topic, properties, `body`, created_at) "
         "VALUES (%s, 0, %s, %s, %s, %s, NOW() - INTERVAL %s SECOND)",
-        rows,
+        copies,
     )
 
 
@@ -95,6 +107,10 @@ class _Client:
 
     def __init__(self, sender: PlainSender, spent: Counter[str]) -> None:
         self._send = _timed(spent, "send", sender.send)
+        self._ask = _timed(spent, "ask", sender.is_published)
+
+    def is_published(self, message: Outbound, message_id: str) -> bool:
+        return bool(self._ask(message, message_id))
 
     def send_plain(self, message: Outbound, message_id: str) -> None:
         self._send(message, message_id)

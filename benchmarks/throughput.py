@@ -29,7 +29,6 @@ from devstack.settings import CHECKOUT
 from rmq_txn import Database, IdempotentConsumer, Message, RocketMQ, TransactionProducer, schema
 
 DEFAULT_FOLDER = CHECKOUT / ".devstack" / "bench"
-MEMORY_MESSAGES = 20_000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--rows", type=int, default=1_000_000, help="old rows of each table (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sent", type=int, default=20_000, help="messages of the memory part (default: %(default)s)"
     )
     parser.add_argument(
         "--all",
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.only in (None, "consuming"):
                 consuming(stack, url, resources, options.rounds, options.messages)
             if options.only in (None, "memory"):
-                memory.measure(stack, url, resources, MEMORY_MESSAGES)
+                memory.measure(stack, url, resources, options.sent)
             if options.only == "rows":
                 urls = {"empty": url, "full": prepare(stack, "bench_full")}
                 many_rows.beside_none(stack, urls, resources, options.rows, options.rounds)

@@ -8,7 +8,10 @@ message that is refused from a broker that is away; docs/decisions/0013.
 
 from __future__ import annotations
 
+import math
 import random
+import time
+from typing import Final
 
 from rmq_txn.errors import BrokerUnavailableError, InvalidMessageError
 from rmq_txn.message import Outbound
@@ -18,6 +21,12 @@ from rmq_txn.remoting.refusals import sentence
 from rmq_txn.remoting.server import MESSAGE_ILLEGAL, RemotingError
 from rmq_txn.remoting.stored_message import StoredMessage
 from rmq_txn.remoting.wire import Line
+
+_ROUTE_SECONDS: Final = 10.0
+"""
+For so long the masters of a topic are remembered. One that was deposed goes on to answer, and shows what its
+successor never had; that it left the route disturbs, so nothing that it showed a minute before is deleted.
+"""
 
 
 class PlainSender:
@@ -30,7 +39,7 @@ class PlainSender:
     def __init__(self, broker: ClusterSettings, group: str) -> None:
         self._broker = broker
         self._group = group
-        self._addresses: dict[str, list[str]] = {}
+        self._addresses: dict[str, tuple[float, list[str]]] = {}
         self._lines: dict[str, Line] = {}
 
     def send(self, message: Outbound, message_id: str) -> None:
@@ -75,10 +84,12 @@ class PlainSender:
         return False
 
     def _masters(self, topic: str) -> list[str]:
-        """Return the addresses of the masters in any order, remembered while all of them do as asked."""
-        if topic not in self._addresses:
-            self._addresses[topic] = [master.address for master in self._broker.masters(topic)]
-        addresses = self._addresses[topic]
+        """Return the addresses of the masters, in any order."""
+        now = time.monotonic()
+        asked_at, addresses = self._addresses.get(topic, (-math.inf, []))
+        if now - asked_at > _ROUTE_SECONDS:
+            addresses = [master.address for master in self._broker.masters(topic)]
+            self._addresses[topic] = now, addresses
         return random.sample(addresses, len(addresses))
 
     def _client(self, address: str) -> RemotingClient:

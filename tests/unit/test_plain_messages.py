@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from types import SimpleNamespace
 from typing import Any
@@ -179,6 +180,22 @@ def test_one_that_can_not_be_asked_may_have_it(problem: Exception) -> None:
         made.is_published(OURS, "ID")
     cluster.stored["two"] = [stored()]
     assert made.is_published(OURS, "ID")
+    assert cluster.routes == 2
+
+
+def test_the_masters_are_asked_for_anew_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was deposed may go on to show what its successor never had."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    cluster = Cluster(old=None)
+    cluster.stored["old"] = [stored()]
+    made = sender(cluster)
+    assert made.is_published(OURS, "ID")
+    cluster.answers = {"new": None}
+    now += 11.0
+    assert not made.is_published(OURS, "ID")
+    made.send(OURS, "ID")
+    assert cluster.asked == ["old", "new", "new"]
     assert cluster.routes == 2
 
 

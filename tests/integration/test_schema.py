@@ -174,7 +174,8 @@ def test_tables_and_statements_are_sound_in_every_sql_mode(database_url: str, sq
             cursor.execute(statement)
         for sql in STATEMENTS.values():
             if sql.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")):
-                text = sql.replace("IN %s", "IN (?)").replace("%s", "?").replace("%%", "%")
+                text = sql.replace("position) IN %s", "position) IN ((?, ?))").replace("IN %s", "IN (?)")
+                text = text.replace("%s", "?").replace("%%", "%")
                 cursor.execute("PREPARE ours FROM %s", (text,))
 
 

@@ -163,11 +163,8 @@ class Session:
         return self.connection
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
-        """Run one statement for each row of arguments; errors as `execute`."""
-        if sql not in _OURS:
-            self._business = True
-        elif self.connection.unsettled:
-            self.settle()
+        """Run one statement of business code for each row of arguments; errors as `execute`."""
+        self._business = True
         try:
             return self.cursor.executemany(sql, rows) or 0
         except pymysql.MySQLError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import sysconfig
 from collections import Counter
@@ -22,7 +23,8 @@ class Calls:
 
     What the standard library does counts for whom it does it; structlog, and all that stands in the
     place of the driver's own methods, for us. A generator counts each time it is resumed, as it costs a
-    call. Calls of built-in functions are not counted.
+    call. Calls of built-in functions are not counted, nor those of the reads of a socket: of two answers on
+    their way together, the network decides whether one read brings both.
 
     Args:
         without: files whose calls are nobody's, such as the test's own.
@@ -50,7 +52,7 @@ class Calls:
         return self
 
     def _note(self, frame: FrameType, event: str, _what: object) -> None:
-        if event != "call":
+        if event != "call" or frame.f_code.co_filename == socket.__file__:
             return
         asks: FrameType | None = frame
         while asks is not None and _is_library(asks.f_code.co_filename):

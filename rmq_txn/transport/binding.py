@@ -53,6 +53,26 @@ _STATUS_ALONE = (
     "SendMessageTransaction",
 )
 
+# They only read or write the memory of one message. A call by ctypes gives the GIL away and waits for it
+# again, which takes longer than these do once threads compete for it (docs/decisions/0076).
+_KEEPING_THE_GIL = (
+    "CreateMessage",
+    "SetByteMessageBody",
+    "SetMessageKeys",
+    "SetMessageTags",
+    "SetMessageProperty",
+    "DestroyMessage",
+    "GetMessageProperty",
+    "GetMessageTopic",
+    "GetMessageId",
+    "GetMessageTags",
+    "GetMessageKeys",
+    "GetMessageReconsumeTimes",
+    "GetMessageBornTimestamp",
+    "GetMessageStoreTimestamp",
+    _GET_BODY,
+)
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -124,6 +144,7 @@ def ffi() -> Any:
     for name in _STATUS_ALONE:
         getattr(dll, name).restype = ctypes.c_int
     _self_check(dll)
+    _keep_the_gil(dll)
     return table
 
 
@@ -148,6 +169,14 @@ def _self_check(dll: Any) -> None:
             f"this build of the native library returns wrong bodies ({len(got)} bytes instead of "
             f"{len(_SELF_CHECK_BODY)}); run: rmq-txn native install"
         )
+
+
+def _keep_the_gil(dll: Any) -> None:
+    keeping = ctypes.PyDLL(None, handle=dll._handle)  # noqa: SLF001 - documented, underscore and all
+    for name in _KEEPING_THE_GIL:
+        function, known = getattr(keeping, name), getattr(dll, name)
+        function.argtypes, function.restype = known.argtypes, known.restype
+        setattr(dll, name, function)
 
 
 def _body(dll: Any, handle: int) -> bytes:

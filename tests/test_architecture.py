@@ -57,6 +57,7 @@ WRAPPED = {
     "opentelemetry": {"rmq_txn.telemetry", "rmq_txn.telemetry.gauges", "rmq_txn.telemetry.hooks"},
     # These talk through the driver; the tables may name its errors, see `DRIVER_ERRORS_ONLY`.
     "pymysql": {
+        "rmq_txn.database.beginning",
         "rmq_txn.database.connection",
         "rmq_txn.database.matched_rows",
         "rmq_txn.database.pool",

@@ -15,7 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 
 import structlog
@@ -96,7 +96,6 @@ class Handling:
         self._claims = Claims(dedup_key)
         self._database = database
         self._publisher = publisher
-        self._transactions: Database | Publisher = publisher or database
         self._join = join
         self._max_attempts = max_attempts
         self._closing = closing
@@ -177,7 +176,7 @@ class Handling:
         over_age = self.aging.is_over_age(delivery)
         txn: Transaction | None = None
         try:
-            with self._transactions.transaction(join=self._join and self._join()) as txn:
+            with self._transaction() as txn:
                 if not inbox.claim(txn, self._group, claim.key, claim.former_key):
                     raise _DoneBefore  # noqa: TRY301 - out by ROLLBACK, a round trip less than COMMIT
                 if over_age:
@@ -203,6 +202,13 @@ class Handling:
         seconds = round(time.monotonic() - began, 4)
         log.info(event, key=claim.key, redeliveries=delivery.redeliveries, seconds=seconds)
         return Answer.ACK
+
+    def _transaction(self) -> AbstractContextManager[Transaction]:
+        """Begin the transaction of a handler; its first statement is the claim."""
+        join = self._join and self._join()
+        if self._publisher is None:
+            return self._database.transaction(join=join, ours_first=True)
+        return self._publisher.transaction(join=join)
 
     def _end_on_the_server(self, txn: Transaction) -> None:
         """
@@ -320,7 +326,7 @@ class Handling:
         # Another key than that of the parked row, if the user's function was mended, or version 2 parked it.
         now = self._claims.of(delivery)
         held = key in (now.key, now.former_key)  # by the parked row that we replay
-        with self._transactions.transaction(join=self._join and self._join()) as txn:
+        with self._transaction() as txn:
             fresh = inbox.claim(txn, self._group, now.key, None if held else now.former_key)
             if not parking.unpark(txn, self._group, key):
                 raise _DoneBefore  # another replay was faster, or it was dropped: claim nothing

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pymysql
 
+from rmq_txn.database import beginning
 from rmq_txn.database.connection import ServerThread
 from rmq_txn.database.pipelining import Pipelining
-from rmq_txn.database.pool import NO_SUCH_THREAD, ConnectionPool, driver_error, error_code, parse_url
+from rmq_txn.database.pool import ConnectionPool, driver_error, is_unavailable, parse_url
 from rmq_txn.database.session import Session
 from rmq_txn.database.session_state import SessionState
 from rmq_txn.database.sideline import Sideline
@@ -140,17 +140,22 @@ class Database:
         """How many transactions can be open at once."""
         return self._pool.size
 
-    def begin(self, txn_id: str) -> Session:
+    def begin(self, txn_id: str, *, ours_first: bool = False) -> Session:
         """
         Open a guarded transaction: the tripwire is set, on a live connection.
+
+        Args:
+            ours_first: it is set with the first statement; see `Session`.
 
         Raises:
             DatabaseUnavailableError: no connection in time.
         """
-        return Session(self._pool, txn_id, guarded=True)
+        return Session(self._pool, txn_id, guarded=True, ours_first=ours_first)
 
     @contextmanager
-    def transaction(self, *, read_only: bool = False, join: Join | None = None) -> Iterator[Transaction]:
+    def transaction(
+        self, *, read_only: bool = False, join: Join | None = None, ours_first: bool = False
+    ) -> Iterator[Transaction]:
         """
         Run a plain local transaction: COMMIT at the end of the block, ROLLBACK if it raises.
 
@@ -160,13 +165,14 @@ class Database:
         Args:
             read_only: end with ROLLBACK in any case, so that no COMMIT can be in doubt.
             join: a session that shares the transaction (`rmq_txn.join`); it is `txn.session`.
+            ours_first: for this package, whose consumers begin with a statement of its own; see `Session`.
 
         Raises:
             DatabaseUnavailableError: nothing was committed.
             TransactionLostError: the server ended the transaction before COMMIT.
             InDoubtError: the answer to COMMIT was lost.
         """
-        session = self.begin(new_txn_id())
+        session = self.begin(new_txn_id(), ours_first=ours_first)
         try:
             txn = Transaction(session, join=join)
             if join is not None:
@@ -196,17 +202,20 @@ class Database:
             join.after_commit()
 
     @contextmanager
-    def check_session(self, txn_id: str) -> Iterator[Session]:
+    def check_session(self, txn_id: str, *, ours_first: bool = False) -> Iterator[Session]:
         """
         Open a transaction as for check-backs: on connections of their own, with a lock wait of 1 s.
 
         ROLLBACK at the end of the block, explicitly: a lock wait timeout leaves the transaction open.
         Nothing is left to roll back if the block committed.
 
+        Args:
+            ours_first: see `Session`.
+
         Raises:
             DatabaseUnavailableError: no connection in time.
         """
-        session = Session(self._checks, txn_id, guarded=False)
+        session = Session(self._checks, txn_id, guarded=False, ours_first=ours_first)
         try:
             yield session
         finally:
@@ -233,19 +242,12 @@ class Database:
             DatabaseUnavailableError: the server can't be asked.
         """
         with self.check_session("kill") as session:
-            session.execute(STATEMENTS["read_uptime"])
-            ((_, uptime),) = session.cursor.fetchall()
-            # Both clocks: the first stands still while a machine sleeps, the second may be set.
-            monotonic, wall = thread.made_at
-            age = max(time.monotonic() - monotonic, time.time() - wall)
-            if session.connection.server != thread.server or int(uptime) < age:
-                return False
             try:
-                session.execute(STATEMENTS["kill_connection"], (thread.id,))
+                return beginning.end(session.connection, thread)
             except pymysql.MySQLError as error:
-                if error_code(error) != NO_SUCH_THREAD:
-                    raise
-        return True
+                if is_unavailable(error):
+                    self._checks.unavailable(error)
+                raise
 
     def is_reachable(self) -> bool:
         """Whether the database does our work now: a connection can be had, and a row be written."""

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import pymysql
 import pymysql.cursors
-from pymysql.constants import SERVER_STATUS
 
+from rmq_txn.database import beginning
 from rmq_txn.database.connection import ServerThread, WatchedConnection
 from rmq_txn.database.pool import (
     LOCK_ERRORS,
@@ -27,12 +27,7 @@ from rmq_txn.database.pool import (
 from rmq_txn.database.session_state import SessionState
 from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import DatabaseUnavailableError, SettingsError, TransactionLostError
-from rmq_txn.logs import get_logger
 
-log = get_logger("session")
-
-# What the last answer on a connection says if somebody was here before us and left something.
-_LEFT_OVER = SERVER_STATUS.SERVER_STATUS_IN_TRANS | SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
 _OURS = frozenset(STATEMENTS.values())
 
 
@@ -45,12 +40,14 @@ class Session:
 
     Args:
         guarded: COMMIT only if the tripwire still stands.
+        ours_first: begin with the first statement. If that is an `insert_new` of ours, the tripwire goes out
+            in the same write, else before it. A database that is away is told there then.
 
     Attributes:
         committing_since: when COMMIT was sent, by the monotonic clock.
     """
 
-    def __init__(self, pool: ConnectionPool, txn_id: str, *, guarded: bool) -> None:
+    def __init__(self, pool: ConnectionPool, txn_id: str, *, guarded: bool, ours_first: bool = False) -> None:
         self.txn_id = txn_id
         self.state = SessionState.OPEN
         self.committing_since = 0.0
@@ -59,27 +56,25 @@ class Session:
         self._lent: list[pymysql.cursors.Cursor] = []
         self._business = False  # whether statements may have run that are not ours
         self._whole = False  # whether the tripwire was found standing, and released
+        self._begun = False
         self.began = time.monotonic()
         self.connection: WatchedConnection = pool.borrow()
         self._borrowed = True
         try:
-            self._begin()
+            self.server_thread: ServerThread = self.connection.server_thread
+            self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
+            if not ours_first:
+                self._begin()
         except BaseException:
             self._give_back(broken=True)
             raise
 
-    def _begin(self) -> None:
-        self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
-        if not self._set_tripwire():
-            # Nothing of this transaction ran yet: a new connection is safe, here and never later.
-            try:
-                with suppress(pymysql.MySQLError):  # closed already
-                    self.connection.close()
-                self.connection.connect()
-                self.cursor.execute(STATEMENTS["set_tripwire"])
-            except pymysql.MySQLError as error:
-                self._pool.unavailable(error)
-        self.server_thread: ServerThread = self.connection.server_thread
+    def _begin(self, ours: str | None = None) -> int | pymysql.MySQLError:
+        self._begun = True
+        try:
+            return beginning.begin(self.connection, self._pool, ours)
+        finally:
+            self.server_thread = self.connection.server_thread  # it may have been replaced
 
     @property
     def pool(self) -> ConnectionPool:
@@ -91,28 +86,6 @@ class Session:
         """The server's id of this session's connection."""
         return self.server_thread.id
 
-    def _set_tripwire(self) -> bool:
-        """Send the first statement; return False if this connection can't carry a transaction."""
-        if not self.connection.open:
-            return False  # it broke in its last transaction
-        # Read before: a cluster that registers its log at a savepoint reports a transaction by then.
-        if self.connection.server_status & _LEFT_OVER:
-            # BEGIN would have committed what is open; a savepoint would take it for its own, and
-            # with autocommit on it would hold nothing together.
-            log.warning(
-                "a connection came back with a transaction open or autocommit on, it is replaced: "
-                "business code switched autocommit, or used the connection after its block"
-            )
-            return False
-        self.connection.watch_transaction()
-        try:
-            self.cursor.execute(STATEMENTS["set_tripwire"])
-        except pymysql.MySQLError as error:
-            if not is_unavailable(error):
-                raise
-            return False  # idle connections die of old age
-        return True
-
     def execute(self, sql: str, args: Any = None) -> int:
         """
         Run one statement and return the number of rows it changed or found.
@@ -122,6 +95,8 @@ class Session:
                 was not sent.
             pymysql.MySQLError: anything else the server says, unchanged.
         """
+        if not self._begun:
+            self._begin()
         if sql not in _OURS:
             self._business = True
         elif self.connection.unsettled:
@@ -140,6 +115,11 @@ class Session:
 
         Raises: as `execute`.
         """
+        if not self._begun and sql in _OURS:
+            answer = self._begin(self.cursor.mogrify(sql, args))
+            if isinstance(answer, pymysql.MySQLError) and not is_duplicate(answer):
+                self._raise(answer)
+            return isinstance(answer, int)
         if self.connection.unsettled:
             self.settle()  # a duplicate key of business code, told late, is none of ours
         try:
@@ -152,6 +132,8 @@ class Session:
 
     def lend_cursor(self, *kind: type[pymysql.cursors.Cursor]) -> pymysql.cursors.Cursor:
         """Return a new cursor for business code; it is closed when the session ends."""
+        if not self._begun:
+            self._begin()
         self._business = True
         cursor: pymysql.cursors.Cursor = self.connection.cursor(*kind)
         self._lent.append(cursor)
@@ -159,11 +141,15 @@ class Session:
 
     def lend_connection(self) -> WatchedConnection:
         """Return the connection for business code."""
+        if not self._begun:
+            self._begin()
         self._business = True
         return self.connection
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         """Run one statement of business code for each row of arguments; errors as `execute`."""
+        if not self._begun:
+            self._begin()
         self._business = True
         try:
             return self.cursor.executemany(sql, rows) or 0
@@ -271,7 +257,11 @@ class Session:
         answer: int | pymysql.MySQLError = 0
         if not self.connection.ended:
             try:
-                answer = self.execute(STATEMENTS["release_tripwire"])
+                if not self._begun:
+                    self._begin()
+                elif self.connection.unsettled:
+                    self.settle()
+                (answer,) = self._query_each((STATEMENTS["release_tripwire"],))
             except pymysql.MySQLError as error:
                 answer = error
         # Asked again: the results read before the release may have told of the end. With autocommit on, as

@@ -179,7 +179,7 @@ class Oracle:
             return Verdict.UNKNOWN
 
     def _verdict(self, txn_id: str, position: int, message_id: str) -> Verdict:
-        with self._database.check_session(txn_id) as session:
+        with self._database.check_session(txn_id, ours_first=True) as session:
             try:
                 row: LogRow | None = txlog.fence(session)
                 if row is None:

@@ -120,7 +120,7 @@ class Commitment:
         return Receipt(self._txn_id, tuple(self._message_ids), value[0])
 
     def _work_and_commit(self, work: Callable[[Transaction], T], keep: Callable[[T], None]) -> None:
-        session = self._session = self._database.begin(self._txn_id)
+        session = self._session = self._database.begin(self._txn_id, ours_first=True)
         # First, so that a check-back meanwhile waits on the row and is told UNKNOWN.
         txlog.insert(session, LogState.OPEN, self._message_ids)
         value = work(Transaction(session))

@@ -286,7 +286,9 @@ def test_a_connection_killed_between_any_two_statements_has_one_truth(desk: Desk
             except DatabaseUnavailableError as error:
                 outcome = error
         assert (outcome is None) == (f"n{at}" in desk.effects())
-        assert (outcome is not None) == (len(killer.statements) > at)
+        # The first of form B goes out with the tripwire: nothing ran, so it begins again on a new connection.
+        told = len(killer.statements) > at and not (form.startswith("b") and at == 0)
+        assert (outcome is not None) == told
     assert desk.effects(), "the last one is past the last statement"
 
 

@@ -27,9 +27,14 @@ class HookedSession(Session):
     before: Callable[[Session, str], None] = staticmethod(lambda _session, _sql: None)
     after: Callable[[Session, str], None] = staticmethod(lambda _session, _sql: None)
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _begin(self, ours: str | None = None) -> Any:
+        if ours is not None:
+            self.before(self, ours)
+        answer = super()._begin(ours)
         self.after(self, BEGIN)
+        if ours is not None and isinstance(answer, int):
+            self.after(self, ours)
+        return answer
 
     def execute(self, sql: str, args: Any = None) -> int:
         """See Session."""
@@ -74,8 +79,8 @@ def hooked(
     if after is not None:
         Hooked.after = staticmethod(after)
 
-    def make(pool: Any, txn_id: str, *, guarded: bool) -> Session:
-        return (Hooked if guarded else Session)(pool, txn_id, guarded=guarded)
+    def make(pool: Any, txn_id: str, *, guarded: bool, ours_first: bool = False) -> Session:
+        return (Hooked if guarded else Session)(pool, txn_id, guarded=guarded, ours_first=ours_first)
 
     with mock.patch.object(database, "Session", make):
         yield

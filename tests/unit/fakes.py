@@ -172,7 +172,7 @@ class FakeDatabase:
         """Hand out a connection that nobody can make."""
         return Sideline(cast(ConnectionPool, FakePool()), purpose)
 
-    def begin(self, txn_id: str) -> FakeSession:
+    def begin(self, txn_id: str, *, ours_first: bool = False) -> FakeSession:
         """Open a fake session."""
         return FakeSession(txn_id, self.statements)
 

@@ -231,9 +231,10 @@ class Failing:
         self.closed = True
 
     @contextmanager
-    def check_session(self, txn_id: str) -> Iterator[Any]:
+    def check_session(self, txn_id: str, *, ours_first: bool) -> Iterator[Any]:
         """Hand out itself as the session."""
         self.txn_id = txn_id
+        self._begun = ours_first  # so that `insert_new` is over our execute
         try:
             yield self
         finally:

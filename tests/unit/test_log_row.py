@@ -33,6 +33,7 @@ class Session:
         self._row: Any = None
         self.cursor = SimpleNamespace(fetchone=lambda: self._row, mogrify=lambda sql, _args: sql)
         self.connection = SimpleNamespace(unsettled=False, ended=False)
+        self._begun = True
 
     insert_new = RealSession.insert_new  # over this class's execute
     write_last = RealSession.write_last

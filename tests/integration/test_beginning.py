@@ -1,0 +1,236 @@
+"""
+The tripwire goes out with the first statement where that is ours: an inbox row, a log row.
+
+Whatever becomes of that write, nothing of it stays but what COMMIT made durable, and a connection that was
+dead in the pool is replaced in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pymysql
+import pymysql.connections
+import pytest
+
+from rmq_txn import Database, Transaction
+from rmq_txn.consumer import inbox
+from rmq_txn.database.pool import parse_url
+from rmq_txn.errors import DatabaseUnavailableError, TransactionLostError
+from tests.kit.kills import kill
+from tests.kit.proxy import Line, proxied, through
+from tests.kit.rows import rows
+
+pytestmark = pytest.mark.servers
+
+WRITE = "INSERT INTO effect (id) VALUES (%s)"
+CLAIM = "INSERT INTO rmq_txn_inbox (consumer_group, dedup_key) VALUES ('g', %s)"
+TOGETHER = ["SAVEPOINT rmq_txn_tripwire", "INSERT INTO rmq_txn_inbox"]
+
+
+@pytest.fixture
+def database(database_url: str, open_database: Callable[..., Database]) -> Database:
+    """Return a database whose transactions all use the same connection, and wait a second for a lock."""
+    return open_database(database_url, pool_size=1, lock_wait_seconds=1)
+
+
+def deliver(database: Database, key: str) -> bool:
+    """Do what a delivery does; return whether it was the first with this key."""
+    with database.transaction(ours_first=True) as txn:
+        if not inbox.claim(txn, "g", key, None):
+            return False
+        txn.execute(WRITE, (key,))
+        return True
+
+
+def durable(url: str) -> tuple[set[str], set[str]]:
+    """Return the keys of effects and of inbox rows, read past the SDK."""
+    effects = rows(url, "SELECT id FROM effect")
+    claims = rows(url, "SELECT dedup_key FROM rmq_txn_inbox")
+    return {id_ for (id_,) in effects}, {bytes(key).decode() for (key,) in claims}
+
+
+def assert_in_step(database: Database) -> None:
+    """Fail unless each statement of the next transactions gets its own answer."""
+    for number in (7, 8):
+        with database.transaction(read_only=True) as txn:
+            txn.execute("SELECT %s", (number,))
+            assert txn.fetchone() == (number,)
+
+
+def connection_of(database: Database) -> int:
+    """Return the server's id of the one pooled connection."""
+    with database.transaction(read_only=True) as txn:
+        return txn.server_thread.id
+
+
+def commands_of(data: bytes) -> list[bytes]:
+    """Divide what came in one write into packets."""
+    found = []
+    while data:
+        end = int.from_bytes(data[:3], "little") + 4
+        found.append(data[:end])
+        data = data[end:]
+    return found
+
+
+def test_a_duplicate_is_told_and_its_connection_goes_on(database: Database, database_url: str) -> None:
+    """The tripwire before it stands; both are rolled back, or committed."""
+    assert [deliver(database, key) for key in ("one", "one", "two")] == [True, False, True]
+    assert durable(database_url) == ({"one", "two"}, {"one", "two"})
+    assert_in_step(database)
+
+
+def test_a_connection_that_died_in_the_pool_is_replaced_with_nobody_told(
+    database: Database, database_url: str
+) -> None:
+    """Both statements are sent again; the transaction knows its new connection."""
+    dead = connection_of(database)
+    kill(database_url, dead)
+    with database.transaction(ours_first=True) as txn:
+        assert inbox.claim(txn, "g", "after", None)
+        assert txn.server_thread.id == txn.connection.thread_id() != dead
+        txn.execute(WRITE, ("after",))
+    assert durable(database_url) == ({"after"}, {"after"})
+
+
+@pytest.mark.parametrize("arrive", [0, 1, 2])
+@pytest.mark.parametrize("how", ["cut", "silent"])
+def test_wherever_the_line_breaks_in_the_first_write_it_begins_again(
+    database_url: str, open_database: Callable[..., Database], arrive: int, how: str
+) -> None:
+    """So many of the two reach the server. A claim that no answer came to is ended: it would hold its key."""
+    seen: list[list[str]] = []
+    with proxied(database_url) as proxy:
+        database = open_database(
+            through(database_url, proxy), pool_size=1, statement_timeout_seconds=2, lock_wait_seconds=1
+        )
+        assert_in_step(database)
+
+        def break_it(line: Line, data: bytes) -> None:
+            commands = commands_of(data)
+            if len(commands) == 2:
+                seen.append([command[5:].decode() for command in commands])
+                proxy.on_request = lambda _line, _data: None
+                line.silence(to_client=True, to_server=True)
+                line.server.sendall(b"".join(commands[:arrive]))
+                if how == "cut":
+                    line.cut()
+
+        proxy.on_request = break_it
+        assert deliver(database, "one")
+    assert [sql[: len(start)] for sql, start in zip(seen[0], TOGETHER, strict=True)] == TOGETHER
+    assert durable(database_url) == ({"one"}, {"one"})
+
+
+def test_a_database_that_is_away_is_told_at_the_first_statement(
+    database_url: str, open_database: Callable[..., Database]
+) -> None:
+    """And not taken for a duplicate."""
+    with proxied(database_url) as proxy:
+        database = open_database(through(database_url, proxy), pool_size=1, connect_timeout_seconds=1)
+        assert_in_step(database)
+        proxy.cut()
+        with pytest.raises(DatabaseUnavailableError):
+            deliver(database, "one")
+        proxy.heal()
+        assert deliver(database, "one")
+    assert durable(database_url) == ({"one"}, {"one"})
+
+
+def test_a_claim_that_waits_too_long_for_another_one_leaves_nothing(
+    database: Database, database_url: str
+) -> None:
+    """The tripwire before it was set; both go by the rollback, and the connection stays."""
+    used = connection_of(database)
+    with pymysql.connect(**parse_url(database_url)) as other, other.cursor() as cursor:
+        cursor.execute(CLAIM, ("one",))
+        with pytest.raises(pymysql.err.OperationalError) as caught:
+            deliver(database, "one")
+    assert caught.value.args[0] == 1205
+    assert durable(database_url) == (set(), set())
+    assert connection_of(database) == used
+    assert deliver(database, "one")
+
+
+WAYS: dict[str, Callable[[Transaction], object]] = {
+    "execute": lambda txn: txn.execute(WRITE, ("way",)),
+    "executemany": lambda txn: txn.executemany(WRITE, [("way",), ("other",)]),
+    "insert_new": lambda txn: txn.insert_new(WRITE, ("way",)),
+    "cursor": lambda txn: txn.cursor().execute(WRITE, ("way",)),
+    "connection": lambda txn: txn.connection.cursor().execute(WRITE, ("way",)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_ours_goes_out_behind_the_tripwire(
+    database: Database, database_url: str, way: str
+) -> None:
+    """Alone: it may be DDL, or write to a table that knows no transactions, and must not be sent twice."""
+    with database.transaction(ours_first=True) as txn:
+        WAYS[way](txn)
+    before = durable(database_url)
+    assert "way" in before[0]
+
+    def end_early() -> None:
+        with database.transaction(ours_first=True) as txn:
+            WAYS[way](txn)
+            txn.execute("COMMIT")
+
+    rows(database_url, "DELETE FROM effect")
+    with pytest.raises(TransactionLostError):
+        end_early()
+
+
+def test_a_block_without_a_statement_commits_nothing_and_fails_at_nothing(database: Database) -> None:
+    """Its tripwire is set and released all the same."""
+    with database.transaction(ours_first=True):
+        pass
+    assert_in_step(database)
+
+
+class SoftTimeLimit(Exception):
+    """What a signal handler raises, wherever the program happens to be."""
+
+
+@pytest.mark.parametrize("unread", [2, 1])
+def test_a_signal_in_the_first_write_leaves_no_connection_that_is_used_again(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, unread: int
+) -> None:
+    """Before the first answer, or between it and the second."""
+    used = connection_of(database)
+    read, left = pymysql.connections.Connection._read_query_result, [2]
+
+    def interrupted(self: pymysql.connections.Connection, unbuffered: bool = False) -> object:
+        if left[0] == unread:
+            monkeypatch.undo()
+            raise SoftTimeLimit
+        left[0] -= 1
+        return read(self, unbuffered)
+
+    monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", interrupted)
+    with pytest.raises(SoftTimeLimit):
+        deliver(database, "one")
+    assert connection_of(database) != used
+    assert durable(database_url) == (set(), set())
+    assert deliver(database, "one")
+
+
+def test_behind_what_bears_one_statement_a_write_the_claim_follows_the_tripwire(
+    database_url: str, open_database: Callable[..., Database]
+) -> None:
+    """As two round trips."""
+    sizes: list[int] = []
+    with proxied(database_url) as proxy:
+
+        def bears_one(line: Line, data: bytes) -> None:
+            if data[3] == 0:  # a command; the greeting is divided otherwise
+                sizes.append(len(commands_of(data)))
+                if sizes[-1] > 1:
+                    line.cut()
+
+        proxy.on_request = bears_one
+        database = open_database(through(database_url, proxy), pool_size=1, lock_wait_seconds=1)
+        assert [deliver(database, key) for key in ("one", "one")] == [True, False]
+    assert sorted(sizes)[-2:] == [1, 2], "tried once"
+    assert durable(database_url) == ({"one"}, {"one"})

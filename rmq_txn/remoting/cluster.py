@@ -23,7 +23,7 @@ class ClusterSettings:
     access_key: str | None = field(default=None, repr=False)
     secret_key: str | None = field(default=None, repr=False)
     send_timeout_seconds: float = 3.0
-    cache_messages: int = 100
+    cache_messages: int = 1_000
     new_group_from: NewGroupFrom = "earliest"
     extra_properties: tuple[str, ...] = ()
 

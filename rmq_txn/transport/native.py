@@ -22,7 +22,10 @@ class RocketMQ(ClusterSettings):
         access_key: credentials, together with `secret_key` or not at all. Not shown by `repr`.
         secret_key: see `access_key`.
         send_timeout_seconds: of one attempt to store a half message; the client makes up to five.
-        cache_messages: deliveries a consumer holds in memory for each queue, not yet handled.
+        cache_messages: how many messages not yet handled a consumer keeps of each queue, at most. It keeps
+            what it handles in two seconds, within 32 MiB a queue, and a hundred in any case. Of one queue no
+            more than are kept are handled in a second. What is left of them `drain_seconds` after `close`
+            began is given back.
         new_group_from: where a consumer group that never consumed a topic begins: "earliest", with
             everything the broker still has, or "latest", with what is sent after its start.
         extra_properties: properties of messages from other clients that handlers want to read; the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from rmq_txn.errors import BrokerUnavailableError, RmqTxnError, SettingsError
@@ -16,6 +17,7 @@ from rmq_txn.remoting.server import RemotingError
 from rmq_txn.transport import Deliver, Lag, binding
 from rmq_txn.transport.binding import ffi
 from rmq_txn.transport.native_client import QUIET_SECONDS, STOP_PATIENCE_SECONDS, NativeClient
+from rmq_txn.transport.read_ahead import ReadAhead
 from rmq_txn.verdict import Answer
 
 log = get_logger("transport.native")
@@ -43,6 +45,8 @@ class NativeConsumer(NativeClient):
         self._expressions = expressions
         self._threads = threads
         self._deliver = deliver
+        self._read_ahead = ReadAhead(broker.cache_messages, threads)
+        self._draining = False
         self._members = GroupMembers(broker, group, self._instance)
 
     def start(self) -> None:
@@ -61,7 +65,7 @@ class NativeConsumer(NativeClient):
             table.dll.SetPushConsumerMessageTrace(handle, binding.TRACE_OPEN)
             self._set(table, handle, "MessageModel", table.MessageModel.CLUSTERING)
             self._set(table, handle, "ThreadCount", self._threads)
-            self._set(table, handle, "MaxCacheMessageSize", self._broker.cache_messages)
+            self._set(table, handle, "MaxCacheMessageSize", self._read_ahead.size)
             binding.pull_synchronously(handle, min(queues + _SPARE_PULL_THREADS, _MOST_PULL_THREADS))
             for topic, expression in self._expressions.items():
                 problem = binding.check_status(
@@ -80,16 +84,22 @@ class NativeConsumer(NativeClient):
 
         self._start(create, start)
 
-    def _on_message(self, _consumer: int, message: int) -> int:
-        call = object()
+    def _on_message(self, consumer: int, message: int) -> int:
+        call, began = object(), time.monotonic()
         self._in_flight.add(call)
         try:
             delivery = binding.read_delivery(message, self._broker.extra_properties)
             if not self._closing.is_set() and self._handled(delivery):
+                if self._read_ahead.note(time.monotonic() - began, len(delivery.body)) and not self._draining:
+                    self._keep(consumer, self._read_ahead.size)
                 return binding.CONSUME_SUCCESS
             return self._give_back(message, delivery)
         finally:
             self._in_flight.remove(call)
+
+    def _keep(self, handle: int, messages: int) -> None:
+        """Let the library pull no more of a queue of which it keeps more than so many messages."""
+        ffi().dll.SetPushConsumerMaxCacheMessageSize(handle, messages)
 
     def _handled(self, delivery: Delivery) -> bool:
         try:
@@ -134,7 +144,9 @@ class NativeConsumer(NativeClient):
 
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """See `ConsumerTransport.close`."""
-        if self._handle is not None:
+        if (handle := self._handle) is not None:
+            self._draining = True
+            self._keep(handle, 1)  # what came later would have to be given back
             self._in_flight.wait_until_quiet(QUIET_SECONDS, drain_seconds)
         self._closing.set()
         if not self._in_flight.wait_until_quiet(0.0, timeout_seconds):

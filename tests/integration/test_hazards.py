@@ -6,6 +6,7 @@ What would crash or hang a process runs in one of its own, with a deadline: the 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
@@ -20,6 +21,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -37,10 +39,12 @@ from rmq_txn import (
 )
 from rmq_txn.errors import LifecycleError, SettingsError
 from rmq_txn.identity import PROPERTY_TXN_ID, new_txn_id
+from rmq_txn.inflight import InFlight
 from rmq_txn.message import Outbound
 from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.server import RemotingError
 from rmq_txn.transport import Check, Deliver, binding
+from rmq_txn.transport.native_consumer import NativeConsumer
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.known import known_producer
 from tests.kit.processes import child, outcome, together
@@ -65,6 +69,16 @@ def resources() -> Iterator[ExitStack]:
 def outbound(topic: str, **body: Any) -> Outbound:
     """Make a message for a bare transport."""
     return Message(topic, body or {"n": 0}).outbound(txn_id=new_txn_id(), position=0, owner="hazards@tests")
+
+
+def test_only_what_reads_or_writes_one_message_keeps_the_gil() -> None:
+    """What waits, or calls back, would hang the process with it."""
+    keeps_the_gil = 0x4  # FUNCFLAG_PYTHONAPI of CPython's ctypes
+    flags = {name: getattr(function, "_flags_", 0) for name, function in vars(binding.ffi().dll).items()}
+    keeping = {name for name, its in flags.items() if its & keeps_the_gil}
+    assert keeping == set(binding._KEEPING_THE_GIL)
+    plain = ("CreateMessage", "DestroyMessage", "SetMessage", "SetByteMessageBody", "GetMessage")
+    assert {name for name in keeping if not name.startswith(plain)} == {binding._GET_BODY}
 
 
 # -- A: transactions
@@ -237,6 +251,49 @@ def test_closing_on_a_backlog_is_quick_and_the_next_consumer_gets_the_rest(
     consumer(0.0)
     until(lambda: len(handled()) >= total, "the rest", 90)
     assert handled() == list(range(total))
+
+
+def kept_a_queue(transport: NativeConsumer) -> int:
+    """Return of how many messages the library takes a queue for full."""
+    getter = binding.ffi().dll._ZNK8rocketmq21DefaultMQPushConsumer26getMaxCacheMsgSizePerQueueEv
+    getter.argtypes = [ctypes.c_void_p]
+    return int(getter(transport._handle))
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(0.0, 1_000), (0.1, 100)], ids=["quick", "slow"])
+def test_a_consumer_keeps_two_seconds_of_work_of_each_queue_and_pulls_nothing_while_it_drains(
+    stack: LocalStack, topic: str, database: Database, resources: ExitStack, seconds: float, kept: int
+) -> None:
+    """C10: a full queue is asked again after a second, so a hundred quick messages left it idle mostly."""
+    producer = TransactionProducer(
+        group=f"g-{topic}", broker=RocketMQ(stack.name_server), database=database, topics=[topic]
+    )
+    resources.enter_context(producer)
+    for _ in range(4):
+        with producer.transaction() as txn:
+            for n in range(25):
+                txn.publish(topic, {"n": n})
+    handled, pause = list[Delivery](), threading.Event()
+
+    def deliver(delivery: Delivery) -> Answer:
+        pause.wait(seconds)
+        handled.append(delivery)
+        return Answer.ACK
+
+    consumer = RocketMQ(stack.name_server).consumer(f"c-{topic}", {topic: ["*"]}, 4, deliver)
+    consumer.start()
+    assert kept_a_queue(consumer) == 100
+    until(lambda: len(handled) == 100, "all are handled", 60)
+    until(lambda: kept_a_queue(consumer) == kept, f"{kept} are kept")
+    seen: list[int] = []
+
+    def while_it_drains(quiet_seconds: float, timeout_seconds: float) -> bool:
+        seen.append(kept_a_queue(consumer))
+        return InFlight.wait_until_quiet(consumer._in_flight, quiet_seconds, timeout_seconds)
+
+    with mock.patch.object(consumer._in_flight, "wait_until_quiet", while_it_drains):
+        consumer.close(0.0, CLOSE_SECONDS)
+    assert seen[0] == 1
 
 
 def test_clients_start_and_stop_one_at_a_time_and_the_first_send_is_alone(

@@ -13,7 +13,7 @@ PAGE = (CHECKOUT / "docs" / "hazards.md").read_text(encoding="utf-8")
 CODES = [
     *(f"A{n}" for n in range(1, 10)),
     *(f"B{n}" for n in range(7)),
-    *(f"C{n}" for n in range(1, 10)),
+    *(f"C{n}" for n in range(1, 11)),
     *(f"D {part}" for part in ("memory", "bodies", "compression", "sizes", "properties", "getters")),
     "D2",
     "D3",

@@ -185,21 +185,21 @@ class Recovery:
             return told(Found.REPEATED)
         if position in copied:
             return told(Found.COPIED)
-        if self._store.is_published(topic, message_id):
+        try:
+            message = _outbound(half)
+        except InvalidMessageError as error:
+            return replace(told(Found.UNKNOWN), text=str(error))
+        if any(stored.is_copy_of(message) for stored in self._store.published(topic, message_id)):
             return told(Found.PUBLISHED)
         if self._store.gaps:
             return told(Found.UNKNOWN)
-        return self._recover(told(Found.LOST), half)
+        return self._recover(told(Found.LOST), half, message)
 
-    def _recover(self, lost: Case, half: StoredMessage) -> Case:
+    def _recover(self, lost: Case, half: StoredMessage, message: Outbound) -> Case:
         bodies = {copy.body for copy in self._store.copies(half.message_id)}
         if bodies != {half.body}:  # who may send to the topic can repeat an id, and a stamp that he read
             text = "half messages with its id have different bodies: somebody forged one, none is published"
             return replace(lost, found=Found.UNKNOWN, text=text)
-        try:
-            message = _outbound(half)
-        except InvalidMessageError as error:
-            return replace(lost, found=Found.UNKNOWN, text=str(error))
         if not self._publish:
             return lost
         # The entry first: a COMMIT after it that fails leaves a message published and no entry, and a next

@@ -52,9 +52,9 @@ class HalfMessageStore:
         """Return each stored copy of a half message; a broker that asks about one stores it again."""
         return self._with_id((HALF_TOPIC, GIVEN_UP_TOPIC), message_id)
 
-    def is_published(self, topic: str, message_id: str) -> bool:
-        """Whether a broker has it where consumers read, by a verdict or as a plain message."""
-        return bool(self._with_id((topic,), message_id))
+    def published(self, topic: str, message_id: str) -> list[StoredMessage]:
+        """Return what has this id where consumers read: by a verdict, as a plain message, or a stranger's."""
+        return self._with_id((topic,), message_id)
 
     def _with_id(self, topics: Iterable[str], message_id: str) -> list[StoredMessage]:
         found = self._each(

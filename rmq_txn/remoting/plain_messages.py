@@ -19,7 +19,6 @@ from rmq_txn.remoting.client import RemotingClient
 from rmq_txn.remoting.cluster import ClusterSettings
 from rmq_txn.remoting.refusals import sentence
 from rmq_txn.remoting.server import MESSAGE_ILLEGAL, RemotingError
-from rmq_txn.remoting.stored_message import StoredMessage
 from rmq_txn.remoting.wire import Line
 
 _ROUTE_SECONDS: Final = 10.0
@@ -75,7 +74,7 @@ class PlainSender:
                 said.append(f"{address}: {error}")
                 self._addresses.pop(message.topic, None)
                 continue
-            if any(_is_stored_as(message, stored) for stored in found):
+            if any(stored.is_copy_of(message) for stored in found):
                 return True
         if said:
             raise BrokerUnavailableError(
@@ -100,14 +99,3 @@ class PlainSender:
         """End the connections that nothing is sent over now. Idempotent."""
         for line in tuple(self._lines.values()):
             line.close()
-
-
-def _is_stored_as(message: Outbound, stored: StoredMessage) -> bool:
-    """Whether consumers get the same of both; a broker adds properties of its own."""
-    properties = {**message.properties, "KEYS": message.key or "", "TAGS": message.tag or ""}
-    if any(stored.properties.get(name, "") != value for name, value in properties.items()):
-        return False
-    try:
-        return stored.plain_body == message.body
-    except InvalidMessageError:  # compressed with what our producers don't use
-        return False

@@ -15,6 +15,7 @@ from typing import Final
 
 from rmq_txn.errors import InvalidMessageError
 from rmq_txn.identity import OWN_PROPERTIES, PROPERTY_NAMES
+from rmq_txn.message import Outbound
 from rmq_txn.remoting.wire import MalformedAnswerError
 
 COMPRESSED: Final = 1
@@ -98,6 +99,20 @@ class StoredMessage:
         if self.compression == "zlib":
             return "its body is flagged as compressed with zlib and is not"
         return f"its body is compressed with {self.compression}, the client knows only zlib"
+
+    def is_copy_of(self, message: Outbound) -> bool:
+        """
+        Whether consumers get the same of both; a broker adds properties of its own.
+
+        An id proves nothing: who may send to a topic can repeat one that he read.
+        """
+        properties = {**message.properties, "KEYS": message.key or "", "TAGS": message.tag or ""}
+        if any(self.properties.get(name, "") != value for name, value in properties.items()):
+            return False
+        try:
+            return self.plain_body == message.body
+        except InvalidMessageError:  # compressed with what our producers don't use
+            return False
 
     def __str__(self) -> str:
         shown = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ class Shelf:
     """The brokers: what they dropped, and what consumers were given."""
 
     halves: list[StoredMessage] = field(default_factory=list)
-    published: set[tuple[str, str]] = field(default_factory=set)
+    shown: list[StoredMessage] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
     sent: list[tuple[Outbound, str]] = field(default_factory=list)
 
@@ -52,8 +53,8 @@ class Shelf:
     def copies(self, message_id: str) -> list[StoredMessage]:
         return [half for half in self.halves if half.message_id == message_id]
 
-    def is_published(self, topic: str, message_id: str) -> bool:
-        return (topic, message_id) in self.published
+    def published(self, topic: str, message_id: str) -> list[StoredMessage]:
+        return [each for each in self.shown if (each.topic, each.message_id) == (topic, message_id)]
 
     def send(self, message: Outbound, message_id: str) -> None:
         self.sent.append((message, message_id))
@@ -154,12 +155,37 @@ def test_what_consumers_were_given_or_a_relay_will_send_is_left_alone(
     """Each by its own place."""
     scene.row(LogState.COMMITTED, "ID-0,ID-1")
     scene.shelf.halves = [scene.half(), scene.half("ID-1", position=1)]
-    scene.shelf.published = {("transfer", "ID-0")}
+    scene.shelf.shown = [replace(scene.half(), topic="transfer")]
     with database.transaction() as txn:
         row = (scene.txn_id, 1, "ID-1", "transfer", None, None, "{}", b"paid")
         txn.execute(STATEMENTS["insert_outbox_rows"], row)
     assert scene.found() == [Found.PUBLISHED, Found.COPIED]
     assert scene.shelf.sent == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _half: {"body": b"paid to me"},
+        lambda half: {"properties": {**half.properties, "rmq_txn_id": "another"}},
+        lambda half: {"properties": {**half.properties, "KEYS": "k-2"}},
+        lambda half: {"properties": {**half.properties, "TAGS": "unasked"}},
+    ],
+    ids=["body", "property", "key", "tag"],
+)
+def test_what_a_stranger_published_under_its_id_does_not_hide_a_lost_message(
+    scene: Scene, change: Callable[[StoredMessage], dict[str, Any]]
+) -> None:
+    """Whoever may read and write the topic can repeat an id; consumers were not given ours."""
+    scene.row(LogState.COMMITTED)
+    half = scene.half()
+    scene.shelf.halves = [half]
+    theirs = replace(half, topic="transfer", **change(half))
+    scene.shelf.shown = [theirs]
+    assert scene.found() == [Found.RECOVERED]
+    scene.shelf.shown = [theirs, replace(half, topic="transfer")]
+    assert scene.found() == [Found.PUBLISHED]
+    assert len(scene.shelf.sent) == 1
 
 
 def test_while_a_broker_can_not_be_asked_nothing_is_published(scene: Scene) -> None:

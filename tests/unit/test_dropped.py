@@ -73,7 +73,7 @@ def test_a_broker_that_goes_away_between_two_messages_is_a_gap_once_and_the_othe
         opened.copies("ID")
     assert read == ["first", "first", "second"]
     assert opened.gaps == ["broker b1: nobody is there"]
-    assert opened.is_published("transfer", "ID")  # b2 has it
+    assert opened.published("transfer", "ID") == ["ID of transfer"]  # b2 has it
 
 
 def test_a_broker_that_never_gave_up_has_no_such_topic_and_is_no_gap() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from benchmarks import contestant, picture
+from benchmarks import contestant, many_rows, picture
 from benchmarks.turns import alternate, quartiles
 from devstack import LocalStack
 from devstack.cache import kept
@@ -198,7 +198,7 @@ def jdbc_url(url: str) -> str:
 
 
 def run(
-    stack: LocalStack, prepare: Prepare, folder: Path, rounds: int, seconds: float, messages: int
+    stack: LocalStack, prepare: Prepare, folder: Path, rounds: int, seconds: float, messages: int, rows: int
 ) -> Path:
     """Measure all; write `bench.json` and `bench.svg` into the folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,6 +210,7 @@ def run(
             *side_by_side(field, rounds, seconds),
             *delays(field),
             *consuming(field, rounds, messages),
+            *beside_old_rows(field, rounds, seconds, messages, (0, rows, 10 * rows)),
         ]
     result = {
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -303,6 +304,30 @@ def consuming(field: Field, rounds: int, messages: int) -> list[Figure]:
                 turns[kind] = partial(entrant.drain, supplier, messages)
             figures += _table("deliveries", turns, rounds, threads, count)
     return figures
+
+
+def beside_old_rows(
+    field: Field, rounds: int, seconds: float, messages: int, rows: Sequence[int]
+) -> list[Figure]:
+    """Form A and deliveries, each beside so many old rows in the log and in the inbox of its group."""
+    producers: dict[str, Callable[[], Round]] = {}
+    consumers: dict[str, Callable[[], Round]] = {}
+    with ExitStack() as resources:
+        for count in rows:
+            field.renew()
+            producer = resources.enter_context(field.entrant("produce", OURS))
+            consumer = resources.enter_context(field.entrant("consume", "delivery", 1, 4))
+            supplier = resources.enter_context(_supplier(field, consumer.topic))
+            if count:
+                with closing(Database.mysql(field.url)) as database:
+                    many_rows.fill(database, f"c-{consumer.topic}", count, oldest_days=6.9, newest_days=0)
+            producer.produce(8, _WARM_SECONDS)
+            producers[f"{OURS}, {count:,} rows"] = partial(producer.produce, 8, seconds)
+            consumers[f"delivery, {count:,} rows"] = partial(consumer.drain, supplier, messages)
+        return [
+            *_table("transactions beside old rows", producers, rounds, 8, 1),
+            *_table("deliveries beside old rows", consumers, rounds, 4, 1),
+        ]
 
 
 def _supplier(field: Field, topic: str) -> TransactionProducer:

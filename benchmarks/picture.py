@@ -41,7 +41,8 @@ def draw(figures: Sequence[Figure]) -> str:
 
 
 def _bar(figure: Figure, value: float, scale: float, y: int, digits: str) -> list[str]:
-    colour = "#1f6feb" if figure.contestant in _OURS else "#9aa4b2"
+    ours = figure.contestant in _OURS or figure.contestant.endswith(" rows")
+    colour = "#1f6feb" if ours else "#9aa4b2"
     middle, width = y + _BAR - 4, value * scale
     parts = [
         f'<text x="{_LABEL - 8}" y="{middle}" text-anchor="end">{escape(figure.contestant)}</text>',

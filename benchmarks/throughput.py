@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=0.25, help="a producer's turn in a round (default: %(default)s)"
     )
     parser.add_argument(
-        "--messages", type=int, default=400, help="a consumer's turn in a round (default: %(default)s)"
+        "--messages", type=int, default=1_000, help="a consumer's turn in a round (default: %(default)s)"
     )
     parser.add_argument(
         "--only",
@@ -49,7 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
         "relay: through many copies",
     )
     parser.add_argument(
-        "--rows", type=int, default=1_000_000, help="old rows of each table (default: %(default)s)"
+        "--rows",
+        type=int,
+        default=1_000_000,
+        help="old rows of each table (default: %(default)s); with --all none, so many, and ten times as many",
     )
     parser.add_argument(
         "--sent", type=int, default=20_000, help="messages of the memory part (default: %(default)s)"
@@ -58,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--all",
         action="store_true",
         help="everything, beside Java, a polled outbox and a plain send, into bench.json and bench.svg "
-        "of the folder; about a quarter of an hour",
+        "of the folder; 20 minutes with --rounds 5",
     )
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
     return parser
@@ -71,7 +74,13 @@ def main(arguments: Sequence[str]) -> int:
         with LocalStack(StackSettings(folder=options.folder)) as stack, ExitStack() as resources:
             if options.all:
                 everything.run(
-                    stack, prepare, options.folder / "all", options.rounds, options.seconds, options.messages
+                    stack,
+                    prepare,
+                    options.folder / "all",
+                    options.rounds,
+                    options.seconds,
+                    options.messages,
+                    options.rows,
                 )
                 return 0
             # New each time: a relay would publish again what the last run left.

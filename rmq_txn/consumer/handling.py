@@ -191,7 +191,7 @@ class Handling:
             event = "duplicate skipped"
             self.health.duplicate()
         except Exception as error:
-            if txn is not None and is_lost_connection(error):
+            if txn is not None and txn.stands and is_lost_connection(error):
                 self._end_on_the_server(txn)
             raise
         else:

@@ -38,20 +38,21 @@ def begin(
     statements = [STATEMENTS["set_tripwire"]] if ours is None else [STATEMENTS["set_tripwire"], ours]
     answers: list[int | pymysql.MySQLError] = []
     if _is_fit(connection):
-        connection.watch_transaction()
         answers = connection.query_each(statements)
     if not answers or (isinstance(answers[0], pymysql.MySQLError) and is_unavailable(answers[0])):
         # Nothing of this transaction stays: a new connection is safe, here and never later.
-        lost = connection.server_thread
+        lost, together = connection.server_thread, connection.takes_together
         try:
             with suppress(pymysql.MySQLError):  # closed already
                 connection.close()
             connection.connect()
-            if answers and ours is not None:
-                end(connection, lost)  # where the answers alone were lost, `ours` holds its locks
         except pymysql.MySQLError as error:
             pool.unavailable(error)
-        connection.watch_transaction()
+        # Where the answers alone were lost, `ours` holds its locks. On one run of a server ids only grow, and
+        # a proxy that was started again gives small ones to others.
+        if answers and ours is not None and together and lost.id < connection.server_thread.id:
+            with suppress(pymysql.MySQLError):  # then the next statement tells, or waits for the lock
+                end(connection, lost)
         answers = connection.query_each(statements)
     tripwire = answers[0]
     if isinstance(tripwire, pymysql.MySQLError):

@@ -150,6 +150,11 @@ class WatchedConnection(_Connection):
         if self._pipelining.allowed is None:
             self._try_pipelining()
 
+    @property
+    def takes_together(self) -> bool:
+        """Whether `query_each` sends statements in one write, as far as is known."""
+        return self._pipelining.allowed is not False
+
     def _try_pipelining(self) -> None:
         """Find out whether two statements that come in one write are both answered; connect again if not."""
         self._pipelining.allowed = self.query_each(["DO 0", "DO 0"]) == [0, 0]

@@ -45,6 +45,7 @@ class Session:
 
     Attributes:
         committing_since: when COMMIT was sent, by the monotonic clock.
+        stands: whether the server set the tripwire; without it nothing can be committed.
     """
 
     def __init__(self, pool: ConnectionPool, txn_id: str, *, guarded: bool, ours_first: bool = False) -> None:
@@ -56,13 +57,14 @@ class Session:
         self._lent: list[pymysql.cursors.Cursor] = []
         self._business = False  # whether statements may have run that are not ours
         self._whole = False  # whether the tripwire was found standing, and released
-        self._begun = False
+        self._begun = self.stands = False
         self.began = time.monotonic()
         self.connection: WatchedConnection = pool.borrow()
         self._borrowed = True
         try:
             self.server_thread: ServerThread = self.connection.server_thread
             self.cursor: pymysql.cursors.Cursor = self.connection.cursor()
+            self.connection.watch_transaction()  # else what it says is of the last one
             if not ours_first:
                 self._begin()
         except BaseException:
@@ -72,9 +74,11 @@ class Session:
     def _begin(self, ours: str | None = None) -> int | pymysql.MySQLError:
         self._begun = True
         try:
-            return beginning.begin(self.connection, self._pool, ours)
+            answer = beginning.begin(self.connection, self._pool, ours)
         finally:
             self.server_thread = self.connection.server_thread  # it may have been replaced
+        self.stands = True
+        return answer
 
     @property
     def pool(self) -> ConnectionPool:

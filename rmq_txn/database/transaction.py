@@ -207,6 +207,11 @@ class Transaction:
         return self._session.server_thread
 
     @property
+    def stands(self) -> bool:
+        """Whether it began on the server; for the consumer."""
+        return self._session.stands
+
+    @property
     def pool(self) -> ConnectionPool:
         """The pool of its `Database`: the same for all transactions of one; for joins."""
         return self._session.pool

@@ -185,11 +185,14 @@ class Recovery:
             return told(Found.REPEATED)
         if position in copied:
             return told(Found.COPIED)
+        published = self._store.published(topic, message_id)
         try:
             message = _outbound(half)
         except InvalidMessageError as error:
+            if any(stored.is_same_as(half) for stored in published):
+                return told(Found.PUBLISHED)
             return replace(told(Found.UNKNOWN), text=str(error))
-        if any(stored.is_copy_of(message) for stored in self._store.published(topic, message_id)):
+        if any(stored.is_copy_of(message) for stored in published):
             return told(Found.PUBLISHED)
         if self._store.gaps:
             return told(Found.UNKNOWN)

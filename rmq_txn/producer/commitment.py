@@ -219,13 +219,13 @@ class Commitment:
             verdict = self._resolve_lost_commit(error, session)
         else:
             self._failure = error = session.fail(error)
-            confirmed = session.state is SessionState.ROLLED_BACK
+            ended = session.state is SessionState.ROLLED_BACK or not session.stands
             if isinstance(error, TransactionLostError) and self._outbound:
                 # Some of it may be durable; then the row decides, never we.
                 verdict = self._oracle.decide(self._txn_id, 0, self._message_ids[0])
             else:
                 # Not confirmed: never committed, but the server may not know yet. Check-back fences.
-                verdict = Verdict.ROLLBACK if confirmed else Verdict.UNKNOWN
+                verdict = Verdict.ROLLBACK if ended else Verdict.UNKNOWN
         self._verdict = verdict
         if verdict is not Verdict.COMMIT:
             log.info("transaction not committed", cause=type(error).__name__, verdict=verdict.value)

@@ -114,6 +114,15 @@ class StoredMessage:
         except InvalidMessageError:  # compressed with what our producers don't use
             return False
 
+    def is_same_as(self, half: StoredMessage) -> bool:
+        """Whether it is what a broker made of a half message, by the bytes, if a body can't be read."""
+        names = (PROPERTY_NAMES, "KEYS", "TAGS")
+        return (self.body, self.compression, self.publisher_properties(*names)) == (
+            half.body,
+            half.compression,
+            half.publisher_properties(*names),
+        )
+
     def __str__(self) -> str:
         shown = {
             "id": self.message_id,

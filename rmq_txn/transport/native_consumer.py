@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 
@@ -46,7 +47,8 @@ class NativeConsumer(NativeClient):
         self._threads = threads
         self._deliver = deliver
         self._read_ahead = ReadAhead(broker.cache_messages, threads)
-        self._draining = False
+        self._keeping = threading.Lock()
+        self._keeps_least = False
         self._members = GroupMembers(broker, group, self._instance)
 
     def start(self) -> None:
@@ -89,17 +91,22 @@ class NativeConsumer(NativeClient):
         self._in_flight.add(call)
         try:
             delivery = binding.read_delivery(message, self._broker.extra_properties)
-            if not self._closing.is_set() and self._handled(delivery):
-                if self._read_ahead.note(time.monotonic() - began, len(delivery.body)) and not self._draining:
-                    self._keep(consumer, self._read_ahead.size)
-                return binding.CONSUME_SUCCESS
-            return self._give_back(message, delivery)
+            if self._closing.is_set():
+                return self._give_back(message, delivery)
+            handled = self._handled(delivery)
+            if self._read_ahead.note(time.monotonic() - began, len(delivery.body)):
+                self._keep(consumer)
+            return binding.CONSUME_SUCCESS if handled else self._give_back(message, delivery)
         finally:
             self._in_flight.remove(call)
 
-    def _keep(self, handle: int, messages: int) -> None:
-        """Let the library pull no more of a queue of which it keeps more than so many messages."""
-        ffi().dll.SetPushConsumerMaxCacheMessageSize(handle, messages)
+    def _keep(self, handle: int, *, least: bool = False) -> None:
+        """Tell the library of how many messages a queue is full; once of the least, always of the least."""
+        binding.WORLD.refuse_fork()
+        with self._keeping:
+            self._keeps_least |= least
+            size = 1 if self._keeps_least else self._read_ahead.size
+            ffi().dll.SetPushConsumerMaxCacheMessageSize(handle, size)
 
     def _handled(self, delivery: Delivery) -> bool:
         try:
@@ -145,8 +152,7 @@ class NativeConsumer(NativeClient):
     def close(self, drain_seconds: float, timeout_seconds: float) -> None:
         """See `ConsumerTransport.close`."""
         if (handle := self._handle) is not None:
-            self._draining = True
-            self._keep(handle, 1)  # what came later would have to be given back
+            self._keep(handle, least=True)  # what comes later would have to be given back
             self._in_flight.wait_until_quiet(QUIET_SECONDS, drain_seconds)
         self._closing.set()
         if not self._in_flight.wait_until_quiet(0.0, timeout_seconds):

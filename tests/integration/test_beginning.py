@@ -7,7 +7,10 @@ dead in the pool is replaced in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
 
 import pymysql
 import pymysql.connections
@@ -15,6 +18,8 @@ import pytest
 
 from rmq_txn import Database, Transaction
 from rmq_txn.consumer import inbox
+from rmq_txn.database import beginning
+from rmq_txn.database.connection import ServerThread, WatchedConnection
 from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import DatabaseUnavailableError, TransactionLostError
 from tests.kit.kills import kill
@@ -183,10 +188,79 @@ def test_what_is_not_ours_goes_out_behind_the_tripwire(
 
 
 def test_a_block_without_a_statement_commits_nothing_and_fails_at_nothing(database: Database) -> None:
-    """Its tripwire is set and released all the same."""
-    with database.transaction(ours_first=True):
-        pass
+    """Its tripwire is set and released all the same; also where the connection tells of the one before."""
+    for key in ("one", "two"):
+        with database.transaction(ours_first=True):
+            pass
+        assert deliver(database, key)
     assert_in_step(database)
+
+
+def test_what_fails_before_the_first_statement_is_told_as_it_is(database: Database) -> None:
+    """Not as a transaction that the server ended: that was the one before, on the same connection."""
+
+    def fail() -> None:
+        with database.transaction(ours_first=True) as txn:
+            assert not txn.stands
+            raise ZeroDivisionError
+
+    assert deliver(database, "one")
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert deliver(database, "two")
+
+
+def test_a_server_that_refuses_the_tripwire_is_told_and_gets_no_work(
+    database: Database, database_url: str
+) -> None:
+    """Whatever it answered to the claim behind it, which is rolled back."""
+    assert_in_step(database)
+    real = WatchedConnection.query_each
+
+    def refused(self: WatchedConnection, statements: Sequence[str]) -> list[Any]:
+        return [pymysql.err.ProgrammingError(1064, "what is a savepoint"), *real(self, statements)[1:]]
+
+    with (
+        mock.patch.object(WatchedConnection, "query_each", refused),
+        pytest.raises(pymysql.err.ProgrammingError, match="savepoint"),
+    ):
+        deliver(database, "one")
+    assert durable(database_url) == (set(), set())
+    assert deliver(database, "one")
+
+
+@pytest.mark.parametrize(
+    ("bears", "restarted", "killed"), [(True, False, 1), (False, False, 0), (True, True, 0)]
+)
+def test_the_lost_connection_is_ended_only_where_it_may_hold_something(
+    database: Database, database_url: str, bears: bool, restarted: bool, killed: int
+) -> None:
+    """Not where the claim was not sent, nor where its id may be another's: of a proxy that began anew."""
+    assert deliver(database, "one")
+    lost = connection_of(database)
+    kill(database_url, lost)
+    with ExitStack() as patches:
+        ended = patches.enter_context(mock.patch.object(beginning, "end", wraps=beginning.end))
+        if not bears:
+            patches.enter_context(
+                mock.patch.object(WatchedConnection, "takes_together", property(lambda _self: False))
+            )
+        if restarted:
+            patches.enter_context(mock.patch.object(ServerThread, "id", property(lambda _self: 7)))
+        assert deliver(database, "two")
+    assert ended.call_count == killed
+
+
+def test_a_lost_connection_that_can_not_be_ended_is_replaced_all_the_same(
+    database: Database, database_url: str
+) -> None:
+    """What it holds is waited for, if it holds anything."""
+    assert deliver(database, "one")
+    kill(database_url, connection_of(database))
+    refusal = pymysql.err.OperationalError(1095, "you are not its owner")
+    with mock.patch.object(beginning, "end", side_effect=refusal) as ended:
+        assert deliver(database, "two")
+    assert ended.call_count == 1
 
 
 class SoftTimeLimit(Exception):

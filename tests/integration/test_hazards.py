@@ -261,7 +261,7 @@ def kept_a_queue(transport: NativeConsumer) -> int:
 
 
 @pytest.mark.parametrize(("seconds", "kept"), [(0.0, 1_000), (0.1, 100)], ids=["quick", "slow"])
-def test_a_consumer_keeps_two_seconds_of_work_of_each_queue_and_pulls_nothing_while_it_drains(
+def test_a_consumer_keeps_two_seconds_of_work_of_each_queue_and_pulls_next_to_nothing_while_it_drains(
     stack: LocalStack, topic: str, database: Database, resources: ExitStack, seconds: float, kept: int
 ) -> None:
     """C10: a full queue is asked again after a second, so a hundred quick messages left it idle mostly."""

@@ -188,6 +188,18 @@ def test_what_a_stranger_published_under_its_id_does_not_hide_a_lost_message(
     assert len(scene.shelf.sent) == 1
 
 
+def test_a_body_that_can_not_be_read_is_compared_by_its_bytes(scene: Scene) -> None:
+    """Published, it needs nobody; else a person: what to send is not known."""
+    scene.row(LogState.COMMITTED)
+    half = replace(scene.half(), sys_flag=1, body=b"no zlib")
+    scene.shelf.halves = [half]
+    scene.shelf.shown = [replace(half, topic="transfer", body=b"other")]
+    assert scene.found() == [Found.UNKNOWN]
+    scene.shelf.shown = [replace(half, topic="transfer")]
+    assert scene.found() == [Found.PUBLISHED]
+    assert scene.shelf.sent == []
+
+
 def test_while_a_broker_can_not_be_asked_nothing_is_published(scene: Scene) -> None:
     """It may have the message."""
     scene.row(LogState.COMMITTED)

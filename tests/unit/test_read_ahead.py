@@ -46,6 +46,26 @@ def test_it_keeps_no_more_of_large_messages_than_32_mib_a_queue_hold(body_bytes:
     assert after(ReadAhead(1_000, 4), 10, 0.001, body_bytes) == size
 
 
+def test_a_large_message_counts_at_once_and_for_the_next_hundreds() -> None:
+    """One of thirty-two is enough: another queue may have nothing else."""
+    read_ahead = ReadAhead(1_000, threads=4)
+    assert after(read_ahead, 10, 0.001) == 1_000
+    assert after(read_ahead, 1, 0.001, 4 * 1024 * 1024) == 100
+    sizes = set()
+    for _ in range(20):
+        sizes.add(after(read_ahead, 31, 0.001))
+        sizes.add(after(read_ahead, 1, 0.001, 4 * 1024 * 1024))
+    assert sizes == {100}
+    assert after(read_ahead, 1_000, 0.001) == 1_000
+
+
+def test_a_delivery_of_two_seconds_counts_at_once() -> None:
+    """Nine more of a minute each would keep the old number for minutes."""
+    read_ahead = ReadAhead(1_000, threads=4)
+    assert after(read_ahead, 10, 0.001) == 1_000
+    assert after(read_ahead, 1, 60.0) == 100
+
+
 def test_what_is_allowed_is_never_passed() -> None:
     """Who asked for seven gets seven, however fast they are handled."""
     assert after(ReadAhead(7, 4), 50, 0.0001) == 7

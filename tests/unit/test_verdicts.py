@@ -47,6 +47,7 @@ class Rig:
             state=state,
             committing_since=time.monotonic(),
             server_thread=None,
+            stands=True,
             rollback=self._rollback,
             fail=self._fail,
         )
@@ -138,6 +139,15 @@ def test_a_rollback_that_nobody_confirmed_leaves_it_to_check_back() -> None:
     rig, error = Rig(confirmed=False), ZeroDivisionError()
     assert rig.run(failing(error)) is error
     assert rig.told == {0: UNKNOWN, 1: UNKNOWN}
+
+
+def test_a_transaction_that_never_began_is_rolled_back_whoever_confirms_it() -> None:
+    """While the database is away each call would leave a half message to be asked about."""
+    rig, error = Rig(confirmed=False), DatabaseUnavailableError("nobody is there")
+    rig.session.stands = False
+    assert rig.run(failing(error)) is error
+    assert rig.told == {0: ROLLBACK, 1: ROLLBACK}
+    assert rig.asked == []
 
 
 @pytest.mark.parametrize(

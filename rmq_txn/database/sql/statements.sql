@@ -12,7 +12,8 @@ SAVEPOINT rmq_txn_tripwire
 RELEASE SAVEPOINT rmq_txn_tripwire
 
 -- name: kill_connection
--- Before the producer asks about its own lost COMMIT: a silently cut line would keep the
+-- Before the producer asks about its own lost COMMIT, and when a connection lent from the pool is replaced
+-- whose first row may have arrived: a silently cut line would keep the
 -- transaction and its locks on the server for hours. Own connections need no privilege.
 KILL CONNECTION %s
 

@@ -38,6 +38,7 @@ PRODUCERS = (
     "form A",
     "form A, 3 messages",
     "form B",
+    "form B, 3 messages",
     "by hand",
     "naive",
     "polled outbox",
@@ -89,6 +90,10 @@ class Produces:
             message = Message(topic, {"n": number})
             producer.send_in_transaction(message, lambda txn: txn.execute(by_hand.WORK, (number % 1000,)))
 
+        def three_b(number: int) -> None:
+            messages = [Message(topic, {"n": number}) for _ in range(3)]
+            producer.send_in_transaction(messages, lambda txn: txn.execute(by_hand.WORK, (number % 1000,)))
+
         def timed(number: int, before_commit: BeforeCommit) -> None:
             with producer.transaction() as txn:
                 txn.execute(by_hand.WORK, (number % 1000,))
@@ -99,6 +104,7 @@ class Produces:
             "form A": partial(form_a, producer, topic),
             "form A, 3 messages": three,
             "form B": form_b,
+            "form B, 3 messages": three_b,
         }
         self.work = kinds[kind]
         self.timed = timed

@@ -36,15 +36,14 @@ _PATIENCE_SECONDS = 60.0
 
 PRODUCERS = (
     "form A",
-    "form A, 3 messages",
     "form B",
-    "form B, 3 messages",
     "by hand",
     "naive",
     "polled outbox",
     "plain",
     "no message",
 )
+OF_THREE_MESSAGES = ("form A, 3 messages", "form B, 3 messages")
 CONSUMERS = ("delivery", "by hand", "naive")
 
 BeforeCommit = Callable[[], None]

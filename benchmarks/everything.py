@@ -247,12 +247,21 @@ def machine(stack: LocalStack, url: str) -> dict[str, object]:
 
 def producing(field: Field, rounds: int, seconds: float) -> list[Figure]:
     """Transactions a second of one process of each contestant, on one thread and on many."""
+    return [
+        *_on_threads(field, "transactions", (*contestant.PRODUCERS, JAVA), rounds, seconds),
+        *_on_threads(field, "transactions of 3", contestant.OF_THREE_MESSAGES, rounds, seconds),
+    ]
+
+
+def _on_threads(field: Field, table: str, kinds: Sequence[str], rounds: int, seconds: float) -> list[Figure]:
+    # Not all at once: each thread of each contestant keeps a connection.
+    field.renew()
     with ExitStack() as resources:
-        entrants = _producers(field, resources, (*contestant.PRODUCERS, JAVA), 1)
+        entrants = _producers(field, resources, kinds, 1)
         figures: list[Figure] = []
         for threads in THREADS:
             turns = {kind: partial(found.produce, threads, seconds) for kind, found in entrants.items()}
-            figures += _table("transactions", turns, rounds, threads, 1)
+            figures += _table(table, turns, rounds, threads, 1)
         return figures
 
 

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--all",
         action="store_true",
         help="everything, beside Java, a polled outbox and a plain send, into bench.json and bench.svg "
-        "of the folder; 20 minutes with --rounds 5",
+        "of the folder; ten minutes with --rounds 5 --seconds 0.3",
     )
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
     return parser

@@ -22,7 +22,9 @@ from rmq_txn.database import beginning
 from rmq_txn.database.connection import ServerThread, WatchedConnection
 from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import DatabaseUnavailableError, TransactionLostError
+from tests.kit.commands import break_after, commands_of, names_of
 from tests.kit.kills import kill
+from tests.kit.pooled import SoftTimeLimit, assert_in_step, connection_of, interrupt
 from tests.kit.proxy import Line, proxied, through
 from tests.kit.rows import rows
 
@@ -53,30 +55,6 @@ def durable(url: str) -> tuple[set[str], set[str]]:
     effects = rows(url, "SELECT id FROM effect")
     claims = rows(url, "SELECT dedup_key FROM rmq_txn_inbox")
     return {id_ for (id_,) in effects}, {bytes(key).decode() for (key,) in claims}
-
-
-def assert_in_step(database: Database) -> None:
-    """Fail unless each statement of the next transactions gets its own answer."""
-    for number in (7, 8):
-        with database.transaction(read_only=True) as txn:
-            txn.execute("SELECT %s", (number,))
-            assert txn.fetchone() == (number,)
-
-
-def connection_of(database: Database) -> int:
-    """Return the server's id of the one pooled connection."""
-    with database.transaction(read_only=True) as txn:
-        return txn.server_thread.id
-
-
-def commands_of(data: bytes) -> list[bytes]:
-    """Divide what came in one write into packets."""
-    found = []
-    while data:
-        end = int.from_bytes(data[:3], "little") + 4
-        found.append(data[:end])
-        data = data[end:]
-    return found
 
 
 def test_a_duplicate_is_told_and_its_connection_goes_on(database: Database, database_url: str) -> None:
@@ -115,12 +93,9 @@ def test_wherever_the_line_breaks_in_the_first_write_it_begins_again(
         def break_it(line: Line, data: bytes) -> None:
             commands = commands_of(data)
             if len(commands) == 2:
-                seen.append([command[5:].decode() for command in commands])
+                seen.append(names_of(commands))
                 proxy.on_request = lambda _line, _data: None
-                line.silence(to_client=True, to_server=True)
-                line.server.sendall(b"".join(commands[:arrive]))
-                if how == "cut":
-                    line.cut()
+                break_after(line, commands, arrive, how)
 
         proxy.on_request = break_it
         assert deliver(database, "one")
@@ -263,26 +238,13 @@ def test_a_lost_connection_that_can_not_be_ended_is_replaced_all_the_same(
     assert ended.call_count == 1
 
 
-class SoftTimeLimit(Exception):
-    """What a signal handler raises, wherever the program happens to be."""
-
-
 @pytest.mark.parametrize("unread", [2, 1])
 def test_a_signal_in_the_first_write_leaves_no_connection_that_is_used_again(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, unread: int
 ) -> None:
     """Before the first answer, or between it and the second."""
     used = connection_of(database)
-    read, left = pymysql.connections.Connection._read_query_result, [2]
-
-    def interrupted(self: pymysql.connections.Connection, unbuffered: bool = False) -> object:
-        if left[0] == unread:
-            monkeypatch.undo()
-            raise SoftTimeLimit
-        left[0] -= 1
-        return read(self, unbuffered)
-
-    monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", interrupted)
+    interrupt(monkeypatch, after=2 - unread)
     with pytest.raises(SoftTimeLimit):
         deliver(database, "one")
     assert connection_of(database) != used

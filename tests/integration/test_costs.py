@@ -30,6 +30,7 @@ from rmq_txn.producer.txlog import MAX_MESSAGES
 from rmq_txn.transport import Deliver, binding
 from rmq_txn.verdict import Answer, Verdict
 from tests.kit.calls import Calls
+from tests.kit.commands import commands_of, names_of
 from tests.kit.proxy import Line, TcpProxy, proxied, through
 from tests.kit.transports import Wrapped
 from tests.kit.wait import until
@@ -62,13 +63,9 @@ class Meter:
 
     def _see(self, line: Line, data: bytes) -> None:
         # The driver waits for the answers before it writes again: a write is a round trip.
-        commands = []
-        while data:
-            end = int.from_bytes(data[:3], "little") + 4
-            assert len(data) >= end, "whole commands"
-            commands.append(data[5:end].decode("utf-8", "replace"))
-            data = data[end:]
-        self._seen.append((line, commands))
+        commands = commands_of(data)
+        assert all(len(each) == int.from_bytes(each[:3], "little") + 4 for each in commands), "whole commands"
+        self._seen.append((line, names_of(commands)))
 
     def transaction_with(self, text: str) -> Writes:
         """Return the names of all that was sent in the last transaction that sent `text`, by writes."""

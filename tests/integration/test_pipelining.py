@@ -22,6 +22,8 @@ from rmq_txn.database.session import Session
 from rmq_txn.errors import DatabaseUnavailableError, FencedError, TransactionLostError
 from rmq_txn.identity import new_txn_id
 from rmq_txn.producer import outbox, txlog
+from tests.kit.commands import break_after, commands_of, names_of
+from tests.kit.pooled import SoftTimeLimit, assert_in_step, interrupt
 from tests.kit.proxy import Line, TcpProxy, proxied, through
 from tests.kit.rows import rows
 from tests.kit.wait import until
@@ -70,14 +72,6 @@ def transact(database: Database, txn_id: str, work: Callable[[Session], object] 
 def durable(url: str) -> dict[str, int]:
     """Return how many rows there are, read past the SDK."""
     return {table: rows(url, f"SELECT COUNT(*) FROM {table}")[0][0] for table in TABLES}
-
-
-def assert_in_step(database: Database) -> None:
-    """Fail unless each statement of the next transactions gets its own answer."""
-    for number in (7, 8):
-        with database.transaction(read_only=True) as txn:
-            txn.execute("SELECT %s", (number,))
-            assert txn.fetchone() == (number,)
 
 
 @contextmanager
@@ -163,21 +157,6 @@ def test_after_autocommit_a_fence_keeps_the_copies_from_being_durable(
     assert durable(database_url) == {"effect": 1, "rmq_txn_log": 1, "rmq_txn_outbox": 0}
 
 
-def commands_of(data: bytes) -> list[bytes]:
-    """Divide what came in one write into packets."""
-    found = []
-    while data:
-        end_ = int.from_bytes(data[:3], "little") + 4
-        found.append(data[:end_])
-        data = data[end_:]
-    return found
-
-
-def names_of(commands: list[bytes]) -> list[str]:
-    """Return how each of them begins."""
-    return [command[5:].decode("utf-8", "replace") for command in commands]
-
-
 @pytest.mark.parametrize("arrive", [0, 1, 2, 3])
 @pytest.mark.parametrize("how", ["cut", "silent"])
 def test_wherever_the_line_breaks_among_them_nothing_is_committed(
@@ -195,10 +174,7 @@ def test_wherever_the_line_breaks_among_them_nothing_is_committed(
             commands = commands_of(data)
             seen.append(names_of(commands))
             if len(commands) == 3:
-                line.silence(to_client=True, to_server=True)
-                line.server.sendall(b"".join(commands[:arrive]))
-                if how == "cut":
-                    line.cut()
+                break_after(line, commands, arrive, how)
 
         proxy.on_request = break_it
         with pytest.raises(DatabaseUnavailableError):
@@ -212,26 +188,14 @@ def test_wherever_the_line_breaks_among_them_nothing_is_committed(
     assert durable(database_url) == dict.fromkeys(TABLES, 1)
 
 
-class SoftTimeLimit(Exception):
-    """What a signal handler raises, wherever the program happens to be."""
-
-
 @pytest.mark.parametrize("unread", [3, 2, 1])
 def test_a_signal_between_two_answers_leaves_no_connection_that_is_used_again(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, unread: int
 ) -> None:
     """The next statement would read one of the answers that are left, and a COMMIT believe it."""
-    read, left = pymysql.connections.Connection._read_query_result, [3]
-
-    def interrupted(self: pymysql.connections.Connection, unbuffered: bool = False) -> object:
-        if left[0] == unread:
-            monkeypatch.undo()
-            raise SoftTimeLimit
-        left[0] -= 1
-        return read(self, unbuffered)
 
     def arm(_session: Session) -> None:
-        monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", interrupted)
+        interrupt(monkeypatch, after=3 - unread)
 
     with pytest.raises(SoftTimeLimit):
         transact(database, new_txn_id(), arm)

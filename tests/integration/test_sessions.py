@@ -15,6 +15,7 @@ from rmq_txn import Database, Transaction
 from rmq_txn.database.database import READ_ISOLATION
 from rmq_txn.database.pool import parse_url
 from rmq_txn.errors import LifecycleError, SettingsError, TransactionLostError
+from tests.kit.pooled import SoftTimeLimit, connection_of, interrupt
 from tests.kit.rows import rows
 from tests.kit.wait import until
 
@@ -32,12 +33,6 @@ def database(database_url: str, open_database: Callable[..., Database]) -> Datab
 def write(txn: Transaction, id_: str) -> None:
     """Write one effect."""
     txn.execute("INSERT INTO effect (id) VALUES (%s)", (id_,))
-
-
-def connection_of(database: Database) -> int:
-    """Return the server's id of the one pooled connection."""
-    with database.transaction(read_only=True) as txn:
-        return int(txn.connection.thread_id())
 
 
 def fail_after(database: Database, sql: str) -> None:
@@ -112,23 +107,14 @@ def test_a_write_on_the_connection_between_two_transactions_is_no_part_of_the_ne
     assert effects(database_url) == {"mine"}
 
 
-class SoftTimeLimit(Exception):
-    """What a signal handler raises, wherever the program happens to be."""
-
-
 def test_a_connection_whose_answer_was_not_read_is_not_used_again(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the next statement would read the answer of the one before, and a COMMIT believe it."""
-    read = pymysql.connections.Connection._read_query_result
-
-    def interrupted(self: pymysql.connections.Connection, unbuffered: bool = False) -> None:
-        monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", read)
-        raise SoftTimeLimit
 
     def block() -> None:
         with database.transaction() as txn:
-            monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", interrupted)
+            interrupt(monkeypatch)
             write(txn, "interrupted")
 
     used = connection_of(database)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pymysql
-import pymysql.connections
 import pytest
 
 from rmq_txn import Database, DatabaseUnavailableError, Transaction
+from tests.kit.pooled import SoftTimeLimit, assert_in_step, interrupt
 from tests.kit.rows import rows
 
 pytestmark = pytest.mark.servers
@@ -29,10 +28,6 @@ CASES = [(through, "DO 1") for through in THROUGH]
 CASES += [("execute", "SELECT 1"), ("execute", "INSERT INTO effect (n) VALUES (1)")]
 
 
-class SoftTimeLimit(Exception):
-    """What a signal handler raises, wherever the program happens to be."""
-
-
 @pytest.fixture
 def database(database_url: str, open_database: Callable[..., Database]) -> Database:
     """Return a database whose transactions all use the same connection."""
@@ -42,21 +37,7 @@ def database(database_url: str, open_database: Callable[..., Database]) -> Datab
 @pytest.fixture
 def arm(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function after which the next answer is not read: the signal comes before it."""
-    read = pymysql.connections.Connection._read_query_result
-
-    def interrupted(self: pymysql.connections.Connection, unbuffered: bool = False) -> None:
-        monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", read)
-        raise SoftTimeLimit
-
-    return lambda: monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", interrupted)
-
-
-def assert_in_step(database: Database) -> None:
-    """Fail unless each statement of the next transactions gets its own answer."""
-    for number in (7, 8):
-        with database.transaction() as txn:
-            txn.execute("SELECT %s", (number,))
-            assert txn.fetchone() == (number,)
+    return lambda: interrupt(monkeypatch)
 
 
 @pytest.mark.parametrize(("through", "sql"), CASES)

@@ -7,6 +7,7 @@ dead in the pool is replaced in silence.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -16,12 +17,16 @@ import pymysql
 import pymysql.connections
 import pytest
 
-from rmq_txn import Database, Transaction
+from rmq_txn import Database, Delivery, Transaction
 from rmq_txn.consumer import inbox
+from rmq_txn.consumer.handling import Handling
+from rmq_txn.consumer.routes import ANY_TAG, Routes
 from rmq_txn.database import beginning
 from rmq_txn.database.connection import ServerThread, WatchedConnection
 from rmq_txn.database.pool import parse_url
+from rmq_txn.database.sql import STATEMENTS
 from rmq_txn.errors import DatabaseUnavailableError, TransactionLostError
+from rmq_txn.verdict import Answer
 from tests.kit.commands import break_after, commands_of, names_of
 from tests.kit.kills import kill
 from tests.kit.pooled import SoftTimeLimit, assert_in_step, connection_of, interrupt
@@ -118,6 +123,37 @@ def test_a_database_that_is_away_is_told_at_the_first_statement(
     assert durable(database_url) == ({"one"}, {"one"})
 
 
+def test_nobody_looks_on_the_server_for_a_delivery_that_never_began_there(
+    database_url: str, open_database: Callable[..., Database]
+) -> None:
+    """While the database is away that would cost each try a connection more, of those of check-backs."""
+    closing, routes = threading.Event(), Routes()
+    with proxied(database_url) as proxy:
+        database = open_database(through(database_url, proxy), pool_size=1, connect_timeout_seconds=1)
+        handling = Handling(
+            group="g",
+            routes=routes,
+            dedup_key=lambda _delivery: "key",
+            database=database,
+            publisher=None,
+            join=None,
+            max_attempts=3,
+            retention_seconds=86_400.0,
+            closing=closing,
+        )
+        routes.add("topic", ANY_TAG, lambda _txn, _delivery: None)
+        handling.prepare()
+        assert handling.deliver(Delivery("topic", b"{}", "ID")) is Answer.ACK
+        proxy.cut()
+        with (
+            mock.patch.object(database, "kill") as killed,
+            mock.patch.object(database, "is_reachable", side_effect=lambda: closing.set()),
+        ):
+            answer = handling.deliver(Delivery("topic", b"{}", "ID"))
+    assert closing.is_set(), "it waited for the database"
+    assert (answer, killed.call_count) == (Answer.RETRY, 0)
+
+
 def test_a_claim_that_waits_too_long_for_another_one_leaves_nothing(
     database: Database, database_url: str
 ) -> None:
@@ -193,7 +229,10 @@ def test_a_server_that_refuses_the_tripwire_is_told_and_gets_no_work(
     real = WatchedConnection.query_each
 
     def refused(self: WatchedConnection, statements: Sequence[str]) -> list[Any]:
-        return [pymysql.err.ProgrammingError(1064, "what is a savepoint"), *real(self, statements)[1:]]
+        answers: list[Any] = real(self, statements)
+        if statements[0] == STATEMENTS["set_tripwire"]:
+            answers[0] = pymysql.err.ProgrammingError(1064, "what is a savepoint")
+        return answers
 
     with (
         mock.patch.object(WatchedConnection, "query_each", refused),
